@@ -1,0 +1,34 @@
+"""One matrix product for all experts: the static-shape path for ``torch.compile``, ``torch.export`` and the GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moezoo.moe.dispatch.plan import Plan
+
+
+def grouped_linear(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor, plan: Plan) -> Tensor:
+    """(N, H): row i times ``weight[plan.expert_index[i]]`` plus its bias.
+
+    ``torch.nn.functional.grouped_mm`` wants strides that are multiples of 16 bytes and knows no autocast and no float64;
+    odd widths are padded, the dtype is cast, and float64 goes through a plain product per expert.
+    """
+    device = x_ND.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
+    x_ND, weight_EHD, bias_EH = x_ND.to(dtype), weight_EHD.to(dtype), bias_EH.to(dtype)
+    E, H, D = weight_EHD.shape
+    valid_N1 = torch.arange(len(x_ND), device=x_ND.device)[:, None] < plan.counts.sum()
+    if dtype == torch.float64:
+        y_NH = x_ND.new_zeros(len(x_ND), H)
+        for e in range(E):
+            y_NH = torch.where((plan.expert_index == e)[:, None], F.linear(x_ND, weight_EHD[e]), y_NH)
+    else:
+        step = 16 // dtype.itemsize
+        pad_d, pad_h = -D % step, -H % step
+        weight_EDH = F.pad(weight_EHD, (0, pad_d, 0, pad_h)).transpose(-2, -1)
+        offsets = plan.counts.cumsum(0).to(torch.int32)
+        y_NH = F.grouped_mm(F.pad(x_ND, (0, pad_d)), weight_EDH, offs=offsets)[:, :H]
+    # Rows behind the last offset (dropped ones) are uninitialised memory.
+    return torch.where(valid_N1, y_NH + bias_EH.index_select(0, plan.expert_index), 0.0)

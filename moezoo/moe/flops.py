@@ -1,0 +1,31 @@
+"""Formulas for the operations an MoE path uses and torch's own counter takes for free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, out_val: Tensor, **__: Any) -> int:
+    """FLOPs of ``torch._grouped_mm``.
+
+    (N, D) x (E, D, H) computes the rows before the last offset; (D, N) x (N, H), its weight gradient, sums over them.
+    """
+    if a.dim() == 3 and b.dim() == 3:
+        return 2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
+    ragged = a.shape[0] if b.dim() == 3 else a.shape[1] if a.dim() == 2 else b.shape[1]
+    readable = offs is not None and not offs.is_meta and not isinstance(offs, torch._subclasses.FakeTensor)
+    rows = int(offs[-1]) if readable and len(offs) else ragged  # type: ignore[index, arg-type]
+    if b.dim() == 3:
+        return 2 * rows * b.shape[1] * b.shape[2]
+    if a.dim() == 2:
+        return 2 * rows * a.shape[0] * b.shape[1]
+    return 2 * rows * a.shape[1] * a.shape[2]
+
+
+grouped_mm_flops._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode then hands over tensors, not shapes
+
+FLOP_FORMULAS = {torch.ops.aten._grouped_mm: grouped_mm_flops}
+"""For ``FlopCounterMode(custom_mapping=…)``."""

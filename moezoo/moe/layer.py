@@ -1,0 +1,120 @@
+"""The MoE layer: router → plan → experts → combine, plus shared experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moezoo.errors import InputError
+from moezoo.moe.aux import AuxCalls, check_aux_weights
+from moezoo.moe.checks import check_choice, check_int
+from moezoo.moe.dispatch import make_plan
+from moezoo.moe.experts import SharedExperts, build_experts
+from moezoo.moe.routers import build_router
+from moezoo.moe.types import Routing
+
+PATHS = ("auto", "loop", "grouped")
+
+
+class MoELayer(nn.Module):
+    """A sparse mixture of experts, (..., D) to (..., D), usable in anyone's network.
+
+    Args:
+        dim: Token width D.
+        num_experts: Routed experts E. With 1 the layer equals a dense MLP scaled by its gate of 1.
+        top_k: Experts per token K.
+        router: A registered router's name (``softmax_topk``, …).
+        expert: A registered kind of experts (``mlp``, ``glu``, …).
+        hidden_dim: Hidden width of an expert; ``None`` means ``4 * dim``.
+        activation: ``gelu``, ``relu`` or ``silu``.
+        num_shared_experts: Always-on experts M, each behind its own sigmoid gate.
+        normalize: Whether a token's K weights sum to one; ``None`` means ``top_k > 1``.
+        capacity_factor: ``None`` is dropless; see :class:`~moezoo.moe.routers.Router`.
+        path: ``loop`` runs one product per expert, ``grouped`` one for all with static shapes; ``auto`` takes ``grouped``
+            when compiling or exporting and on CUDA in half precision.
+        dropout: On the experts' hidden units, in training.
+        router_args: Further arguments of the router, for example ``{"noise_std": 1.0}``.
+        aux_weights: Auxiliary losses and their weights, by default ``{"load_balancing": 0.01, "router_z": 0.001}``.
+            :func:`moezoo.aux_loss` sums them over the model.
+
+    Raises:
+        ConfigError: An argument is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_experts: int,
+        top_k: int = 1,
+        router: str = "softmax_topk",
+        expert: str = "mlp",
+        hidden_dim: int | None = None,
+        activation: str = "gelu",
+        num_shared_experts: int = 0,
+        normalize: bool | None = None,
+        capacity_factor: float | None = None,
+        path: str = "auto",
+        dropout: float = 0.0,
+        router_args: Mapping[str, Any] | None = None,
+        aux_weights: Mapping[str, float] | None = None,
+    ):
+        super().__init__()
+        self.dim = check_int("dim", dim, low=1)
+        self.path = check_choice("path", path, PATHS)
+        hidden_dim = 4 * dim if hidden_dim is None else check_int("hidden_dim", hidden_dim, low=1)
+        self.router = build_router(
+            router, dim, num_experts,
+            top_k=top_k, normalize=normalize, capacity_factor=capacity_factor, **(router_args or {}),
+        )
+        self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
+        self.shared: SharedExperts | None = None
+        if check_int("num_shared_experts", num_shared_experts, low=0):
+            self.shared = SharedExperts(
+                dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=expert == "glu")
+        self.aux = AuxCalls(check_aux_weights(aux_weights))
+
+    @property
+    def num_experts(self) -> int:
+        return self.router.num_experts
+
+    @property
+    def top_k(self) -> int:
+        return self.router.top_k
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[-1] != self.dim:
+            raise InputError(f"MoELayer takes (..., {self.dim}), got {tuple(x.shape)}")
+        x_TD = x.reshape(-1, self.dim)
+        routing = self.router(x_TD)
+        if self.training:
+            self.aux.add(routing)
+        plan = make_plan(routing, static=self._static(x_TD))
+        out_TD = plan.combine(self.experts(plan.gather(x_TD), plan))
+        if self.shared is not None:
+            out_TD = out_TD + self.shared(x_TD)
+        return out_TD.reshape(x.shape)
+
+    def _static(self, x_TD: Tensor) -> bool:
+        if self.path != "auto":
+            return self.path == "grouped"
+        symbolic = torch.compiler.is_compiling() or x_TD.is_meta or isinstance(x_TD, torch._subclasses.FakeTensor)
+        return symbolic or (x_TD.is_cuda and x_TD.dtype in (torch.bfloat16, torch.float16))
+
+    def flops(self, routing: Routing) -> int:
+        """Forward FLOPs (2 x multiply-adds) that ``routing`` costs, by formula: router, chosen experts, shared experts."""
+        rows = int((~routing.dropped).sum())
+        router = 2 * routing.num_tokens * self.dim * self.num_experts
+        shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
+        return router + rows * self.experts.flops_per_row() + shared
+
+    def inactive_parameters(self) -> int:
+        """Parameters of the routed experts that a token does not use."""
+        per_expert = sum(p.numel() for p in self.experts.parameters()) // self.num_experts
+        return per_expert * (self.num_experts - self.top_k)
+
+    def extra_repr(self) -> str:
+        return f"path={self.path!r}, aux={self.aux.weights}"

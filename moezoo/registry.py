@@ -1,0 +1,339 @@
+"""What exists, by name: models, and the small registries for their parts. No torch here.
+
+A *registry* maps a name to something and refuses a second registration of the same name. Models have one of their own,
+because a model name also carries variants, weights and deprecated spellings.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+from moezoo.config import field_names, override
+from moezoo.errors import MoeZooDeprecationWarning, RegistrationError, UnknownModelError
+from moezoo.names import ModelName, did_you_mean, natural_key, parse_name
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PART = re.compile(r"[a-z0-9][a-z0-9_\-]*", re.IGNORECASE)
+NAME_LIMIT = 96
+"""Longest model name accepted; file names and hub ids are made of it."""
+
+
+class Registry(Generic[T]):
+    """Names of one ``kind`` of thing. Values may be ``"module:attribute"`` strings, imported when first asked for."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._items: dict[str, T | str] = {}
+
+    def add(self, name: str, value: T | str) -> None:
+        """Register ``value``; raises :class:`RegistrationError` when ``name`` is taken."""
+        if not isinstance(name, str) or not _PART.fullmatch(name):
+            raise RegistrationError(f"{self.kind} name {name!r} must be letters, digits, '_' or '-'")
+        if name in self._items:
+            raise RegistrationError(f"{self.kind} {name!r} is already registered")
+        self._items[name] = value
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Decorator form of :meth:`add`."""
+
+        def decorate(value: F) -> F:
+            self.add(name, value)  # type: ignore[arg-type]
+            return value
+
+        return decorate
+
+    def get(self, name: str) -> T:
+        """The value under ``name``; raises :class:`UnknownModelError` with the nearest spelling."""
+        if name not in self._items:
+            raise UnknownModelError(
+                f"unknown {self.kind} {name!r}.{did_you_mean(name, self._items)} Known: {', '.join(self) or 'none'}."
+            )
+        value = self._items[name]
+        if isinstance(value, str):
+            module, _, attribute = value.partition(":")
+            value = self._items[name] = getattr(importlib.import_module(module), attribute)
+        return value  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._items, key=natural_key))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+
+adapters: Registry[Any] = Registry("adapter")
+datasets: Registry[Any] = Registry("data set")
+# An adapter is found by its name before any model family has been imported.
+adapters.add("entity", "moezoo.models.entity_moe.adapter:ENTITY")
+datasets.add("digits", "moezoo.data.digits:load_digits_splits")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One registered ``family/arch`` with its variants."""
+
+    base: str
+    entrypoint: Callable[[], Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights: str | Mapping[str, str] | None = None
+    """``"backbone"``: the backbone's pretrained weights are known; a mapping: variant (``""`` for bare) to stored name."""
+
+    @property
+    def default_variant(self) -> str:
+        """The variant that changes nothing, so that the bare name equals it; ``""`` when there is none."""
+        bare = self.entrypoint()
+        for variant, changes in self.variants.items():
+            names = field_names(type(bare))
+            if all(getattr(bare, names.get(key, key), None) == value for key, value in changes.items()):
+                return variant
+        return ""
+
+    def canonical_names(self) -> list[str]:
+        """The names ``list_models`` shows: the bare name (under its default variant if it has one) and every variant."""
+        bare = [] if self.default_variant else [self.base]
+        return bare + [f"{self.base}.{variant}" for variant in self.variants]
+
+
+@dataclass(frozen=True)
+class OpenArchs:
+    """A family's answer to architectures nobody registered, for example any timm name."""
+
+    config: Callable[[str], Any]
+    known: Callable[[str], bool]
+    """Whether the architecture exists; may import timm."""
+    variants: Mapping[str, Mapping[str, Any]]
+
+
+_models: dict[str, ModelEntry] = {}
+_deprecated: dict[str, str] = {}
+_open_archs: dict[str, OpenArchs] = {}
+
+
+@overload
+def register_model(name: F) -> F: ...
+@overload
+def register_model(
+    name: str | None = None,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: str | Mapping[str, str] | None = None,
+    deprecated: Iterable[str] = (),
+) -> Callable[[F], F]: ...
+def register_model(name=None, *, variants=None, weights=None, deprecated=()):
+    """Register a small, torch-free function that returns a model's configuration.
+
+    Args:
+        name: ``family/arch``. Without it the function's own name is taken: ``entity_moe_vit_base`` in a module
+            ``….entity_moe.presets`` means ``entity_moe/vit_base``.
+        variants: Variant name to the config fields it changes. A variant that changes nothing is the default one.
+        weights: ``"backbone"`` when the backbone has pretrained weights, or a mapping from variant to the stored model
+            (``hf-hub:…``) that holds moezoo's own.
+        deprecated: Old ``family/arch`` names that still work with a warning.
+
+    Raises:
+        RegistrationError: The name is taken or malformed.
+    """
+    if callable(name):
+        return _register(None, name, {}, None, ())
+    return lambda fn: _register(name, fn, dict(variants or {}), weights, tuple(deprecated))
+
+
+def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated: tuple[str, ...]) -> F:
+    if name is None:
+        family = fn.__module__.split(".")[-2] if "." in fn.__module__ else ""
+        fn_name = fn.__name__
+        if family and fn_name.startswith(f"{family}_"):
+            name = f"{family}/{fn_name[len(family) + 1:]}"
+        else:
+            raise RegistrationError(
+                f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass 'family/arch'"
+            )
+    family, slash, arch = name.partition("/")
+    if not slash or not _PART.fullmatch(family) or not _PART.fullmatch(arch) or len(name) > NAME_LIMIT:
+        raise RegistrationError(f"model name {name!r} must be 'family/arch' of letters, digits, '_' and '-'")
+    for variant in variants:
+        if not _PART.fullmatch(variant):
+            raise RegistrationError(f"variant {variant!r} of {name!r} must be letters, digits, '_' or '-'")
+    for key in (name, *deprecated):
+        if key in _models or key in _deprecated:
+            raise RegistrationError(f"model {key!r} is already registered")
+    _models[name] = ModelEntry(name, fn, variants, weights)
+    _deprecated.update(dict.fromkeys(deprecated, name))
+    return fn
+
+
+def register_open_archs(family: str, archs: OpenArchs) -> None:
+    """Let ``family/<anything archs.known accepts>`` be created without a registration of its own."""
+    if family in _open_archs:
+        raise RegistrationError(f"family {family!r} already answers to unregistered architectures")
+    _open_archs[family] = archs
+
+
+def families() -> list[str]:
+    """Every family with at least one registered model."""
+    _load()
+    return sorted({base.partition("/")[0] for base in (*_models, *_deprecated)} | set(_open_archs))
+
+
+def list_models(
+    filter: str | Iterable[str] = "",
+    *,
+    exclude_filters: str | Iterable[str] = "",
+    family: str | None = None,
+    pretrained: bool = False,
+) -> list[str]:
+    """Canonical names of the registered models, variants included, in natural order.
+
+    Args:
+        filter: An fnmatch pattern or several; either spelling of a name (``/`` or ``_``) may match.
+        exclude_filters: Patterns to leave out.
+        family: Only this family.
+        pretrained: Only names whose weights have a known source (moezoo's own or the backbone's).
+
+    Raises:
+        UnknownModelError: ``family`` is not a registered family.
+    """
+    known = families()
+    if family is not None and family not in known:
+        raise UnknownModelError(
+            f"unknown family {family!r}.{did_you_mean(str(family), known)} Known: {', '.join(known)}.")
+    include, exclude = _patterns(filter), _patterns(exclude_filters)
+    names = []
+    for entry in _models.values():
+        if family is not None and entry.base.partition("/")[0] != family:
+            continue
+        for name in entry.canonical_names():
+            spellings = _spellings(entry, name)
+            if include and not _matches(spellings, include):
+                continue
+            if exclude and _matches(spellings, exclude):
+                continue
+            if pretrained and not _has_weights(entry, name):
+                continue
+            names.append(name)
+    return sorted(names, key=natural_key)
+
+
+def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
+    """``list_models(filter, pretrained=True)``."""
+    return list_models(filter, pretrained=True)
+
+
+def is_model(name: str) -> bool:
+    """Whether ``create_model(name)`` would find a configuration."""
+    try:
+        parsed, entry = resolve(name, warn=False)
+    except UnknownModelError:
+        return False
+    return entry is not None or _open_archs[parsed.family].known(parsed.arch)
+
+
+def is_model_pretrained(name: str) -> bool:
+    """Whether the name's weights have a known source, found without the network."""
+    parsed, entry = resolve(name, warn=False)
+    return entry is not None and _has_weights(entry, str(parsed))
+
+
+def model_entrypoint(name: str) -> Callable[[], Any]:
+    """The registered function behind ``name``; raises :class:`UnknownModelError`."""
+    parsed, entry = resolve(name)
+    if entry is None:
+        raise UnknownModelError(f"{name!r} has no registered entrypoint; {parsed.family!r} builds it from its architecture name")
+    return entry.entrypoint
+
+
+def model_weights(name: str) -> str | None:
+    """The stored name of moezoo's own weights for ``name``, ``"backbone"``, or ``None``."""
+    parsed, entry = resolve(name, warn=False)
+    if entry is None or entry.weights is None or isinstance(entry.weights, str):
+        return entry.weights if entry is not None else None  # type: ignore[return-value]
+    return entry.weights.get(parsed.variant or entry.default_variant)
+
+
+def model_config(name: str, **overrides: Any) -> Any:
+    """The family's configuration for ``name`` with ``overrides`` applied strictly.
+
+    Raises:
+        UnknownModelError: No such family, architecture or variant.
+        ConfigError: An override is unknown, ill-typed or out of range.
+    """
+    parsed, entry = resolve(name)
+    if entry is not None:
+        config, variants = entry.entrypoint(), entry.variants
+    else:
+        archs = _open_archs[parsed.family]
+        config, variants = archs.config(parsed.arch), archs.variants
+    changes = variants[parsed.variant] if parsed.variant else {}
+    names = field_names(type(config))
+    given = {names.get(key, key) for key in overrides}
+    changes = {key: value for key, value in changes.items() if names.get(key, key) not in given}
+    return override(config, {**changes, **overrides}, where=name)
+
+
+def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | None]:
+    """Parse ``name`` and find its entry; ``None`` for an open architecture.
+
+    Raises:
+        UnknownModelError: With the three nearest names.
+    """
+    if not isinstance(name, str) or not name or len(name) > 4 * NAME_LIMIT:
+        raise UnknownModelError(f"a model name is a string such as 'entity_moe/vit_base.last', got {str(name)[:80]!r}")
+    parsed = parse_name(name, families())
+    if parsed is None:
+        raise _unknown(name)
+    if parsed.base in _deprecated:
+        successor = _deprecated[parsed.base]
+        if warn:
+            warnings.warn(f"{parsed.base!r} is deprecated, use {successor!r}", MoeZooDeprecationWarning, stacklevel=4)
+        parsed = ModelName(*successor.split("/"), parsed.variant)
+    entry = _models.get(parsed.base)
+    if entry is None and parsed.family not in _open_archs:
+        raise _unknown(name)
+    variants = entry.variants if entry is not None else _open_archs[parsed.family].variants
+    if parsed.variant and parsed.variant not in variants:
+        raise UnknownModelError(
+            f"{parsed.base!r} has no variant {parsed.variant!r}.{did_you_mean(parsed.variant, variants)} "
+            f"Variants: {', '.join(variants) or 'none'}. One variant per name; combine changes by keyword overrides."
+        )
+    return parsed, entry
+
+
+def _unknown(name: str) -> UnknownModelError:
+    spellings = [s for entry in _models.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
+    return UnknownModelError(
+        f"unknown model {name!r}.{did_you_mean(name, spellings)} moezoo.list_models() shows every name.")
+
+
+def _spellings(entry: ModelEntry, name: str) -> list[str]:
+    spellings = [name]
+    if name == f"{entry.base}.{entry.default_variant}":
+        spellings.append(entry.base)
+    return spellings + [s.replace("/", "_", 1) for s in spellings]
+
+
+def _patterns(filter: str | Iterable[str]) -> list[str]:
+    return [p for p in ([filter] if isinstance(filter, str) else list(filter)) if p]
+
+
+def _matches(spellings: list[str], patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatch(spelling, pattern) for spelling in spellings for pattern in patterns)
+
+
+def _has_weights(entry: ModelEntry, name: str) -> bool:
+    if entry.weights is None or isinstance(entry.weights, str):
+        return entry.weights is not None
+    return (name.removeprefix(entry.base).removeprefix(".") or entry.default_variant) in entry.weights
+
+
+def _load() -> None:
+    from moezoo.plugins import load_all
+
+    load_all()
