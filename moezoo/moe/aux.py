@@ -44,15 +44,17 @@ class AuxCalls:
         self.pinned = False
         """:func:`collect_aux` is open, so a new forward does not clear the calls."""
         self.graphless = False
-        """The last call ran with gradients switched off."""
+        """One of the calls ran with gradients switched off."""
 
     def add(self, routing: Routing) -> None:
         """Compute and keep the losses of one call. A recomputation for checkpointing is not a call."""
+        terms = {kind: AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight}
+        # A recomputation must save the same tensors as the first run did, so it computes the terms and drops them.
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return
-        self.graphless = not torch.is_grad_enabled()
-        terms = {kind: AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight}
-        self.calls = [*self.calls, terms] if self.keep else [terms]
+        earlier = self.calls if self.keep else []
+        self.graphless = (bool(earlier) and self.graphless) or not torch.is_grad_enabled()
+        self.calls = [*earlier, terms]
 
     def __getstate__(self) -> dict:
         return {"weights": self.weights, "calls": [], "keep": False, "pinned": False, "graphless": False}
@@ -74,7 +76,7 @@ def aux_loss(model: nn.Module) -> Tensor:
     if not model.training:
         return zero
     total: dict[str, list[Tensor]] = {}
-    for calls in _aux_calls(model):
+    for calls in _aux_calls(model, training_only=True):
         if calls.calls and calls.graphless and torch.is_grad_enabled():
             raise AuxLossError(
                 "the last forward kept no graph for the auxiliary loss. Activation checkpointing with use_reentrant=True "
@@ -134,8 +136,9 @@ def _end_forward(model: nn.Module, args: tuple, output: object) -> None:
             calls.keep = calls.pinned
 
 
-def _aux_calls(model: nn.Module) -> Iterator[AuxCalls]:
+def _aux_calls(model: nn.Module, *, training_only: bool = False) -> Iterator[AuxCalls]:
+    """Of every layer; ``training_only`` leaves out layers put in evaluation mode, whose calls are old ones."""
     for module in model.modules():
         calls = getattr(module, "aux", None)
-        if isinstance(calls, AuxCalls):
+        if isinstance(calls, AuxCalls) and (module.training or not training_only):
             yield calls

@@ -24,6 +24,13 @@ def check_positive(name: str, value: object, *, zero: bool = False) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def check_probability(name: str, value: object) -> float:
+    """``value`` as a float in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value!r} is not allowed: it must be a number from 0 to 1.")
+    return float(value)
+
+
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     """``value`` if it is one of ``allowed``, else an error with the nearest spelling."""
     options = list(allowed)

@@ -105,8 +105,12 @@ class MoELayer(nn.Module):
         return symbolic or (x_TD.is_cuda and x_TD.dtype in (torch.bfloat16, torch.float16))
 
     def flops(self, routing: Routing) -> int:
-        """Forward FLOPs (2 x multiply-adds) that ``routing`` costs, by formula: router, chosen experts, shared experts."""
-        rows = int((~routing.dropped).sum())
+        """Forward FLOPs (2 x multiply-adds) that ``routing`` costs, by formula: router, chosen experts, shared experts.
+
+        A routing without values (meta or fake tensors) counts as if nothing was dropped: the upper bound.
+        """
+        valueless = routing.dropped.is_meta or isinstance(routing.dropped, torch._subclasses.FakeTensor)
+        rows = routing.dropped.shape[0] if valueless else int((~routing.dropped).sum())
         router = 2 * routing.num_tokens * self.dim * self.num_experts
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
         return router + rows * self.experts.flops_per_row() + shared

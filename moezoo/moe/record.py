@@ -39,18 +39,20 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
     ``token_geometry(input_shape) -> (grid, prefix_tokens)``; otherwise 4-D inputs are (B, rows, columns, D) grids.
 
     Raises:
-        MoeZooError: ``model`` is compiled; its hooks would never run. Record the original module.
+        MoeZooError: ``model`` or a part of it that holds MoE layers is compiled; the hooks would never run there.
     """
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        raise MoeZooError("record_routing needs the model as it was before torch.compile (model._orig_mod)")
+    for name, module in model.named_modules():
+        if _is_compiled(module) and any(isinstance(part, MoELayer) for part in module.modules()):
+            raise MoeZooError(
+                f"record_routing needs the model as it was before torch.compile; {name or 'the model'!r} is compiled")
     records: list[RoutingRecord] = []
     calls: Counter[str] = Counter()
     with ExitStack() as stack:
         for name, layer, host in _layers_with_host(model):
             shapes: list[torch.Size] = []
 
-            def see_input(_module, args, shapes=shapes):
-                shapes[:] = [args[0].shape]
+            def see_input(_module, args, kwargs, shapes=shapes):
+                shapes[:] = [(args[0] if args else kwargs["x"]).shape]
 
             def see_routing(_module, _args, routing, name=name, host=host, shapes=shapes):
                 if torch._C._current_graph_task_id() != -1:
@@ -59,9 +61,13 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
                 records.append(RoutingRecord(name, calls[name], routing.detach(), grid, prefix))
                 calls[name] += 1
 
-            stack.callback(layer.register_forward_pre_hook(see_input).remove)
+            stack.callback(layer.register_forward_pre_hook(see_input, with_kwargs=True).remove)
             stack.callback(layer.router.register_forward_hook(see_routing).remove)
         yield records
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
 
 
 def _layers_with_host(model: nn.Module) -> Iterator[tuple[str, MoELayer, nn.Module | None]]:

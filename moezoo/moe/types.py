@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moezoo.moe.checks import check_int
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -51,15 +53,20 @@ class Routing:
 
         Args:
             logits_TE: (T, E) router logits; computed on in float32 at least.
-            top_k: Experts per token.
+            top_k: Experts per token, 1 to E.
             normalize: Divide a token's weights by their sum.
             clean_logits_TE: The logits before noise, when ``logits_TE`` has some.
+
+        Raises:
+            ConfigError: ``top_k`` is not a whole number from 1 to E.
         """
         num_tokens, num_experts = logits_TE.shape
+        top_k = check_int("top_k", top_k, low=1, high=num_experts)
         logits_TE = logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32))
         probs_TE = logits_TE.softmax(dim=-1)
-        # A stable sort, not topk, whose order among equals is unspecified.
-        chosen_TK = probs_TE.detach().sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+        # A stable sort, not topk, whose order among equals is unspecified; of logits, since probabilities underflow to
+        # ties where logits differ.
+        chosen_TK = logits_TE.detach().sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
         weight_TK = probs_TE.gather(1, chosen_TK)
         if normalize:
             weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)

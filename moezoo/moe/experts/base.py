@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from moezoo.moe.checks import check_int
 from moezoo.moe.dispatch.plan import Plan
 
 
-class Experts(nn.Module):
+class Experts(nn.Module, ABC):
     """E experts of one kind. Every expert must stay in the autograd graph, used or not (zeros, never ``None``)."""
 
     def __init__(self, dim: int, hidden_dim: int, num_experts: int):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.moe.activations import get_activation
-from moezoo.moe.checks import check_int, check_positive
+from moezoo.moe.checks import check_int, check_probability
 from moezoo.moe.experts.stacked import init_linear_
 
 
@@ -25,7 +25,7 @@ class SharedExperts(nn.Module):
         self.dim, self.hidden_dim = dim, hidden_dim
         self.num_experts = check_int("num_shared_experts", num_experts, low=1)
         self.act = get_activation(activation)
-        self.dropout = check_positive("dropout", dropout, zero=True)
+        self.dropout = check_probability("dropout", dropout)
         self.gated = gated
         width = 2 * hidden_dim if gated else hidden_dim
         self.gate = nn.Linear(dim, num_experts)

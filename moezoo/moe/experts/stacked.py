@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.moe.activations import get_activation
-from moezoo.moe.checks import check_positive
+from moezoo.moe.checks import check_probability
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.grouped import grouped_linear
@@ -34,7 +34,7 @@ class StackedMLP(Experts):
         super().__init__(dim, hidden_dim, num_experts)
         self.activation = activation
         self.act = get_activation(activation)
-        self.dropout = check_positive("dropout", dropout, zero=True)
+        self.dropout = check_probability("dropout", dropout)
         width = 2 * hidden_dim if self.gated else hidden_dim
         self.w_in = nn.Parameter(torch.empty(num_experts, width, dim))
         self.b_in = nn.Parameter(torch.empty(num_experts, width))

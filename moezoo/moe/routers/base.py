@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from moezoo.moe.dispatch.capacity import apply_capacity
 from moezoo.moe.types import Routing
 
 
-class Router(nn.Module):
+class Router(nn.Module, ABC):
     """Turns ``x_TD`` into a :class:`Routing`. Subclasses write :meth:`route`.
 
     Args:
@@ -57,8 +58,8 @@ class Router(nn.Module):
         """The routing before capacity, computed in float32 at least."""
 
     def forward(self, x_TD: Tensor) -> Routing:
-        # Near-ties flip experts in half precision, so routing leaves autocast.
-        with torch.autocast(x_TD.device.type, enabled=False):
+        # Near-ties flip experts in half precision, so routing leaves autocast (which the meta device does not know).
+        with nullcontext() if x_TD.is_meta else torch.autocast(x_TD.device.type, enabled=False):
             routing = self.route(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)))
             if self.training and not torch.compiler.is_compiling() and not _all_finite(routing.logits):
                 raise NonFiniteError(

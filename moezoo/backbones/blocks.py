@@ -1,0 +1,158 @@
+"""Finding the blocks of a backbone in a trace: stages first (timm says where they end), then the blocks inside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from moezoo.backbones.site import Block
+from moezoo.backbones.trace import Trace
+from moezoo.errors import InjectionError
+
+_STEM = re.compile(r"(^|\.)(stem|conv_stem|patch_embed|conv1|bn1|act1|norm_pre)\w*$")
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_BLOCK_LISTS = ("blocks", "layers", "layer", "block", "stages")
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """What timm's ``feature_info`` says of one stage."""
+
+    module: str
+    channels: int
+    reduction: float
+
+
+def feature_stages(model: nn.Module) -> list[StageInfo]:
+    """timm's ``feature_info`` as plain data; empty when the model has none."""
+    info = getattr(model, "feature_info", None)
+    entries = getattr(info, "info", info) or []
+    return [StageInfo(str(e["module"]), int(e["num_chs"]), float(e["reduction"])) for e in entries if e.get("module")]
+
+
+def find_blocks(traced: Trace) -> list[Block]:
+    """All blocks in forward order.
+
+    A *numbered group* is a list of modules whose names differ only in a number (``blocks.0``, ``blocks.1``, …; ``b1``,
+    ``b2``, …). Stages are the group that ``feature_info`` points into; the blocks of a stage are the numbered group inside it
+    whose last member returns what the stage returns. A stage without one is a single block.
+
+    Raises:
+        InjectionError: Nothing in the model looks like a stack of blocks.
+    """
+    stages = feature_stages(traced.model)
+    called = [s for s in stages if traced.called_once(s.module)]
+    if stages and len(called) == len(stages):
+        units = _units(traced, [s.module for s in called])
+        uniform = len({s.reduction for s in called}) == 1 and len(called) > 1
+    else:
+        units, uniform = _largest_group(traced), False
+    composite = [u for u in units if _is_composite(traced.model, u) and not _STEM.search(u)]
+    units = composite or [u for u in units if not _STEM.search(u)] or units
+    if not units:
+        raise InjectionError("no stack of blocks was found in this model; name modules by patterns, such as 'encoder.layer.*'.")
+    expanded = [[u] if uniform else _expand(traced, u) for u in units]
+    if all(len(blocks) == 1 and blocks[0] == unit for blocks, unit in zip(expanded, units, strict=True)):
+        groups = _by_resolution(units, called) if not uniform else [units]
+        names = ["/".join(dict.fromkeys(u.rpartition(".")[0] or u for u in g)) if len(g) > 1 else g[0] for g in groups]
+    else:
+        groups, names = expanded, units
+    return [Block(name, s, names[s], i) for s, group in enumerate(groups) for i, name in enumerate(group)]
+
+
+def hooked_module(traced: Trace, block: str) -> str:
+    """The module to hook for ``block``: itself, or for a container the last module inside, which returns the same tensor.
+
+    A child added to a container would be run by it.
+    """
+    name = block
+    while isinstance(traced.model.get_submodule(name), _CONTAINERS):
+        returned = {id(t) for t in traced.outputs(name)}
+        children = [f"{name}.{child}" for child, _ in traced.model.get_submodule(name).named_children()]
+        same = [c for c in children if returned & {id(t) for t in traced.outputs(c)}]
+        if not same:
+            raise InjectionError(f"{block!r} is a plain container and no module in it returns its output.")
+        name = max(same, key=lambda c: traced.calls[c][-1].order)
+    return name
+
+
+def _units(traced: Trace, modules: list[str]) -> list[str]:
+    """The feature modules and, between them, their numbered siblings (``blocks.3`` beside ``blocks.2`` and ``blocks.4``)."""
+    units = set(modules)
+    for module in modules:
+        if not _STEM.search(module):
+            units.update(s for s in _siblings(traced, module) if traced.called_once(s))
+    return sorted(units, key=lambda u: traced.calls[u][0].order)
+
+
+def _siblings(traced: Trace, name: str) -> list[str]:
+    parent, _, leaf = name.rpartition(".")
+    prefix = re.sub(r"\d+$", "", leaf)
+    if prefix == leaf:
+        return [name]
+    children = [child for child, _ in traced.model.get_submodule(parent).named_children()]
+    numbered = [c for c in children if re.fullmatch(re.escape(prefix) + r"\d+", c)]
+    siblings = [f"{parent}.{c}" if parent else c for c in numbered]
+    # Siblings count only when all are of one kind: 'features.4' of a VGG stands among convolutions and activations.
+    kinds = {type(traced.model.get_submodule(s)) for s in siblings}
+    return siblings if len(kinds) == 1 else [name]
+
+
+def _expand(traced: Trace, stage: str) -> list[str]:
+    """The blocks inside a stage, or the stage itself."""
+    returned = {id(t) for t in traced.outputs(stage)}
+    for holder, group in _groups_inside(traced, stage):
+        if not any(_is_composite(traced.model, g) for g in group):
+            continue
+        tail = {id(t) for t in traced.outputs(group[-1])}
+        if returned & tail or holder.rpartition(".")[2] in _BLOCK_LISTS:
+            return group
+    return [stage]
+
+
+def _groups_inside(traced: Trace, stage: str) -> Iterable[tuple[str, list[str]]]:
+    module = traced.model.get_submodule(stage)
+    for holder in [stage, *(f"{stage}.{child}" for child, _ in module.named_children())]:
+        yield from ((holder, group) for group in _numbered_groups(traced, holder))
+
+
+def _numbered_groups(traced: Trace, holder: str) -> list[list[str]]:
+    """Numbered children of ``holder`` that were called once, grouped by the text before the number."""
+    groups: dict[str, list[str]] = {}
+    for child, _ in traced.model.get_submodule(holder).named_children():
+        match = re.fullmatch(r"(\D*)\d+", child)
+        name = f"{holder}.{child}" if holder else child
+        if match and traced.called_once(name):
+            groups.setdefault(match.group(1), []).append(name)
+    return list(groups.values())
+
+
+def _largest_group(traced: Trace) -> list[str]:
+    """Without ``feature_info``: the shallowest numbered group that holds most of the parameters."""
+    best: tuple[tuple[int, int], list[str]] = ((0, 0), [])
+    for holder, _ in traced.model.named_modules():
+        for group in _numbered_groups(traced, holder):
+            size = sum(p.numel() for name in group for p in traced.model.get_submodule(name).parameters())
+            key = (size, -holder.count("."))
+            if any(_is_composite(traced.model, name) for name in group) and key > best[0]:
+                best = (key, group)
+    return best[1]
+
+
+def _by_resolution(units: list[str], stages: list[StageInfo]) -> list[list[str]]:
+    """Group a flat list of blocks by the stage ends that ``feature_info`` names (efficientnet, hiera)."""
+    ends = [s.module for s in stages if s.module in units]
+    groups: list[list[str]] = [[]]
+    for unit in units:
+        groups[-1].append(unit)
+        if unit in ends and unit != units[-1]:
+            groups.append([])
+    return [g for g in groups if g]
+
+
+def _is_composite(model: nn.Module, name: str) -> bool:
+    """Whether a module has children with parameters; a convolution, norm or activation has none."""
+    return any(next(child.parameters(), None) is not None for child in model.get_submodule(name).children())

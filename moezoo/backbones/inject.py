@@ -1,0 +1,184 @@
+"""Injection: an adapter becomes a child of the block it follows, and one importable hook applies it.
+
+Nothing is wrapped or replaced, so every key, type and attribute of the backbone stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from moezoo.backbones.blocks import find_blocks
+from moezoo.backbones.layout import candidate_sites
+from moezoo.backbones.site import Site
+from moezoo.backbones.trace import Trace, attempt, fake_copy, model_input_size, run_fake, trace
+from moezoo.backbones.where import select_blocks
+from moezoo.config import decode
+from moezoo.errors import ConfigError, InjectionError
+from moezoo.moe.aux import mark_root
+from moezoo.registry import adapters
+
+MARK = "moezoo_adapter"
+"""Attribute of a block that names the child holding its adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterKind:
+    """One kind of adapter, registered by name in :data:`moezoo.registry.adapters`."""
+
+    child: str
+    """Name of the child module; it appears in every parameter's name."""
+    config: type
+    build: Callable[[Any, Site, int], nn.Module]
+    """``build(config, site, i)`` for the i-th of the chosen sites: a module that maps features to features."""
+    check: Callable[[Any, Sequence[Site]], None]
+    """Raises when ``config`` does not fit the chosen sites."""
+    annotate: Callable[[nn.Module, Any, Sequence[Site]], None]
+    """Notes on the model what was injected."""
+
+
+def inject_moe(
+    model: nn.Module,
+    where: Any = "last",
+    *,
+    adapter: str = "entity",
+    input_size: tuple[int, int, int] | None = None,
+    **config: Any,
+) -> nn.Module:
+    """Inject MoE adapters into a vision model, in place.
+
+    At step 0 the model computes bit for bit what it did before.
+
+    Args:
+        model: A timm model, a transformers vision model, or your own.
+        where: Which blocks; see :func:`moezoo.backbones.where.select_blocks`.
+        adapter: The registered kind of adapter.
+        input_size: (C, H, W) of an image, where the model does not say it itself.
+        **config: Fields of the adapter's configuration, such as ``num_experts=8``.
+
+    Returns:
+        The same object.
+
+    Raises:
+        InjectionError: A place does not exist, the model was injected before, or an adapter there would have no effect.
+            The model is left as it was.
+        ConfigError: A field of the configuration is unknown or out of range.
+    """
+    kind: AdapterKind = adapters.get(adapter)
+    return inject(model, where, kind, decode(kind.config, config, where=f"inject_moe({adapter!r})"), input_size)
+
+
+def inject(
+    model: nn.Module, where: Any, kind: AdapterKind, config: Any, input_size: tuple[int, int, int] | None = None
+) -> nn.Module:
+    """:func:`inject_moe` with everything decoded."""
+    sites = find_sites(model, where, input_size)
+    kind.check(config, sites)
+    reference = next(model.parameters(), torch.zeros(()))
+    built = [
+        kind.build(config, site, i).to(device=reference.device, dtype=_float_dtype(reference)).train(model.training)
+        for i, site in enumerate(sites)
+    ]
+    for site, module in zip(sites, built, strict=True):
+        attach(model.get_submodule(site.module), kind.child, module)
+    kind.annotate(model, config, sites)
+    mark_root(model)
+    return model
+
+
+def find_sites(model: nn.Module, where: Any, input_size: tuple[int, int, int] | None = None) -> list[Site]:
+    """The sites ``where`` stands for, each checked to run once per forward and to reach the model's output.
+
+    Raises:
+        InjectionError: See :func:`inject_moe`.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, MARK):
+            raise InjectionError(f"the model already has an adapter at {name!r}; inject once, with every place in one list.")
+    traced = trace(model, model_input_size(model, input_size))
+    blocks = find_blocks(traced)
+    candidates = [candidate_sites(traced, blocks[i], i) for i in select_blocks(blocks, where)]
+    return choose_connected(model, traced, candidates)
+
+
+def choose_connected(model: nn.Module, traced: Trace, candidates: list[list[Site]]) -> list[Site]:
+    """For each block the first candidate whose change reaches the output, proved by a gradient on fake tensors."""
+    chosen = [options[0] for options in candidates]
+    tried = 0
+    while True:
+        alive = _reaches_output(model, traced, chosen)
+        if all(alive):
+            return chosen
+        tried += 1
+        for i, ok in enumerate(alive):
+            if not ok and tried >= len(candidates[i]):
+                raise InjectionError(
+                    f"an adapter at {chosen[i].module!r} would have no effect: nothing it returns reaches the model's output.")
+        chosen = [site if ok else candidates[i][tried] for i, (site, ok) in enumerate(zip(chosen, alive, strict=True))]
+
+
+def attach(host: nn.Module, child: str, adapter: nn.Module) -> None:
+    """Make ``adapter`` a child of ``host`` and apply it to what ``host`` returns."""
+    if hasattr(host, child):
+        raise InjectionError(f"{type(host).__name__} already has an attribute {child!r}.")
+    host.add_module(child, adapter)
+    setattr(host, MARK, child)
+    # First of all hooks, so that every observer (feature hooks, hidden_states) sees the adapted output.
+    host.register_forward_hook(apply_adapter, prepend=True)
+
+
+def apply_adapter(host: nn.Module, args: tuple, output: Any) -> Any:
+    """The forward hook: the adapter's features in place of the block's. Importable, so that models pickle."""
+    adapter = getattr(host, getattr(host, MARK))
+    index = adapter.site.output_index
+    if index is None:
+        return adapter(output)
+    changed = [adapter(part) if i == index else part for i, part in enumerate(output)]
+    return type(output)(*changed) if hasattr(output, "_fields") else type(output)(changed)
+
+
+class _Probe(nn.Module):
+    """Stands in for an adapter: counts its calls and adds a zero that carries a gradient."""
+
+    def __init__(self, site: Site, device: torch.device):
+        super().__init__()
+        self.site = site
+        self.calls = 0
+        self.scale = nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        self.calls += 1
+        return feature + self.scale.to(feature.dtype)
+
+
+def _reaches_output(model: nn.Module, traced: Trace, sites: list[Site]) -> list[bool]:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_copy(model, mode)
+    device = next((p.device for p in fake.parameters()), torch.device("cpu"))
+    with mode:
+        probes = [_Probe(site, device) for site in sites]
+    for site, probe in zip(sites, probes, strict=True):
+        attach(fake.get_submodule(site.module), "moezoo_probe", probe)
+    with torch.enable_grad():
+        output = attempt(lambda: run_fake(fake, traced.input_size, mode), traced.input_size)
+        with mode:
+            floats = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+            total = sum((t.float().sum() for t in floats), torch.zeros((), device=device, requires_grad=True))
+            grads = torch.autograd.grad(total, [p.scale for p in probes], allow_unused=True)
+    for site, probe in zip(sites, probes, strict=True):
+        if probe.calls != 1:
+            raise InjectionError(
+                f"an adapter at {site.module!r} would run {probe.calls} times per forward; choose another block.")
+    return [grad is not None for grad in grads]
+
+
+def _float_dtype(reference: Tensor) -> torch.dtype:
+    if not reference.is_floating_point():
+        raise ConfigError(f"adapters need floating-point weights, this model has {reference.dtype}.")
+    return reference.dtype

@@ -1,0 +1,42 @@
+"""Which parameters belong to the backbone, the MoE and the head: freezing and learning rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from moezoo.backbones.inject import MARK
+from moezoo.moe.checks import check_positive
+from moezoo.moe.layer import MoELayer
+
+
+def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The model's parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
+    moe = {id(p) for m in model.modules() if hasattr(m, MARK) for p in getattr(m, getattr(m, MARK)).parameters()}
+    moe |= {id(p) for m in model.modules() if isinstance(m, MoELayer) for p in m.parameters()}
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
+    head = {id(p) for h in heads if isinstance(h, nn.Module) for p in h.parameters()}
+    roles: dict[str, list[nn.Parameter]] = {"backbone": [], "moe": [], "head": []}
+    for p in model.parameters():
+        roles["moe" if id(p) in moe else "head" if id(p) in head else "backbone"].append(p)
+    return roles
+
+
+def freeze_backbone(model: nn.Module, train_head: bool = True) -> nn.Module:
+    """Leave only the MoE (and, with ``train_head``, the classifier) trainable; returns the same model."""
+    for role, parameters in split_parameters(model).items():
+        for p in parameters:
+            p.requires_grad_(role == "moe" or (role == "head" and train_head))
+    return model
+
+
+def param_groups(model: nn.Module, *, lr_backbone: float, lr_moe: float, lr_head: float) -> list[dict[str, Any]]:
+    """Optimiser groups with a learning rate for each role; frozen parameters and empty groups are left out."""
+    rates = {"backbone": lr_backbone, "moe": lr_moe, "head": lr_head}
+    for role, rate in rates.items():
+        check_positive(f"lr_{role}", rate, zero=True)
+    roles = split_parameters(model).items()
+    groups = [{"name": role, "lr": rates[role], "params": [p for p in ps if p.requires_grad]} for role, ps in roles]
+    return [g for g in groups if g["params"]]

@@ -1,0 +1,148 @@
+"""Plain timm backbones, built from the fields every family configuration shares."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+from torch import nn
+
+import moezoo.backbones.small  # noqa: F401  (adds our small backbones to timm's registry)
+from moezoo.backbones.inject import MARK
+from moezoo.errors import ConfigError, UnknownModelError, WeightsMismatch, WeightsUnavailable
+from moezoo.names import did_you_mean
+
+log = logging.getLogger(__name__)
+
+
+class BackboneFields(Protocol):
+    """What a configuration says about its backbone."""
+
+    model_name: str
+    backbone_tag: str | None
+    backbone_args: dict[str, Any]
+    num_classes: int
+    in_chans: int
+    img_size: int | tuple[int, int] | None
+    drop_rate: float | None
+    drop_path_rate: float | None
+    global_pool: str | None
+
+
+def is_architecture(arch: str) -> bool:
+    """Whether timm knows the architecture (tags are not part of it)."""
+    return "." not in arch and timm.is_model(arch)
+
+
+def check_architecture(arch: str, tag: str | None = None) -> None:
+    """Raise :class:`UnknownModelError` with the nearest timm name, or naming the valid tags."""
+    if not is_architecture(arch):
+        hint = " A weight tag goes into backbone_tag=." if "." in arch and is_architecture(arch.split(".")[0]) else ""
+        raise UnknownModelError(f"timm has no architecture {arch!r}.{did_you_mean(arch, _architectures())}{hint}")
+    if tag is not None and tag not in weight_tags(arch):
+        tags = weight_tags(arch)
+        raise ConfigError(
+            f"backbone_tag={tag!r} is not a weight tag of {arch!r}.{did_you_mean(tag, tags)} Tags: {', '.join(tags) or 'none'}.")
+
+
+def weight_tags(arch: str) -> list[str]:
+    """timm's pretrained tags of an architecture."""
+    configs = timm.models.get_arch_pretrained_cfgs(arch)
+    return [name.partition(".")[2] for name in configs if "." in name]
+
+
+def pretrained_cfg(arch: str, tag: str | None = None) -> Any:
+    """timm's ``PretrainedCfg`` of ``arch[.tag]``."""
+    check_architecture(arch, tag)
+    return timm.get_pretrained_cfg(f"{arch}.{tag}" if tag else arch)
+
+
+def create_backbone(config: BackboneFields, *, weights: Path | bool = False) -> nn.Module:
+    """The plain timm model a configuration stands on.
+
+    Args:
+        config: Any family configuration.
+        weights: ``False`` for fresh weights, a file with timm's pretrained weights, or ``True`` to let timm fetch them.
+
+    Raises:
+        UnknownModelError: timm has no such architecture.
+        ConfigError: The architecture does not take one of the arguments.
+        WeightsUnavailable: ``weights`` asked for and timm has none.
+    """
+    arch, tag = config.model_name, config.backbone_tag
+    check_architecture(arch, tag)
+    kwargs = {
+        "num_classes": config.num_classes, "in_chans": config.in_chans, "drop_rate": config.drop_rate,
+        "drop_path_rate": config.drop_path_rate, "global_pool": config.global_pool, **config.backbone_args,
+    }
+    if isinstance(weights, Path):
+        kwargs["pretrained_cfg_overlay"] = {"file": str(weights)}
+    name, size = (f"{arch}.{tag}" if tag else arch), config.img_size
+    try:
+        model = _create(name, bool(weights), kwargs, size)
+    except TypeError as error:
+        raise ConfigError(f"{arch!r} does not take these arguments: {_unexpected(error)}") from error
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError(f"timm cannot build {arch!r} with {kwargs}: {error}") from error
+    except RuntimeError as error:
+        if weights and "retrained" in str(error):
+            raise WeightsUnavailable(f"timm has no pretrained weights for {name!r}: {error}") from error
+        raise
+    _describe_data(model, config, size)
+    return model
+
+
+def _create(name: str, pretrained: bool, kwargs: dict[str, Any], size: Any) -> nn.Module:
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if size is None:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    try:
+        return timm.create_model(name, pretrained=pretrained, img_size=size, **kwargs)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # Convolutional networks take any size and have no such argument.
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def _describe_data(model: nn.Module, config: BackboneFields, size: Any) -> None:
+    """Let ``timm.data.resolve_model_data_config(model)`` answer for the size and channels asked for."""
+    cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
+    channels, *sides = cfg["input_size"]
+    if size is not None:
+        sides = [size, size] if isinstance(size, int) else list(size)
+    if config.in_chans != channels:
+        for key in ("mean", "std"):  # one value per channel, else Normalize would broadcast a grey image to three
+            values = cfg.get(key) or (0.5,)
+            cfg[key] = (sum(values) / len(values),) * config.in_chans
+    cfg["input_size"] = (config.in_chans, *sides)
+    model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
+
+
+@functools.cache
+def _architectures() -> tuple[str, ...]:
+    return tuple(timm.list_models())
+
+
+def _unexpected(error: TypeError) -> str:
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return f"unknown argument {found.group(1)!r}" if found else str(error)
+
+
+def load_backbone_weights(model: nn.Module, config: BackboneFields, weights: Path | bool) -> None:
+    """Copy timm's pretrained weights, adapted to channels, size and classes by timm itself, into an injected model.
+
+    Raises:
+        WeightsMismatch: A weight of the backbone is missing; only adapters may be.
+    """
+    donor = create_backbone(config, weights=weights)
+    result = model.load_state_dict(donor.state_dict(), strict=False)
+    adapters = tuple(f"{name}.{getattr(m, MARK)}." for name, m in model.named_modules() if hasattr(m, MARK))
+    missing = [key for key in result.missing_keys if not key.startswith(adapters)]
+    if missing or result.unexpected_keys:
+        raise WeightsMismatch(
+            f"the backbone's weights do not fit: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}")

@@ -1,0 +1,107 @@
+"""``where``: the words, indices, pairs and patterns that choose blocks."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+from moezoo.backbones.site import Block
+from moezoo.errors import InjectionError
+from moezoo.names import did_you_mean
+
+WORDS = ("all", "last", "last_half", "last_stage")
+
+
+def select_blocks(blocks: Sequence[Block], where: Any) -> list[int]:
+    """Positions of the chosen blocks, ascending.
+
+    Args:
+        blocks: All blocks, in forward order.
+        where: ``None`` for the family's default (``last_stage`` where there are several stages, else ``last``); one of
+            ``all, last, last_half, last_stage``; a stage's name (``layer4``); an index, negative ones too; a (stage, block)
+            pair; a pattern over module names; or a list of the last four.
+
+    Raises:
+        InjectionError: A place does not exist, is named twice, or matches nothing.
+    """
+    if where is None:
+        where = "last_stage" if _stages(blocks) > 1 else "last"
+    if isinstance(where, str) and where in WORDS:
+        return _by_word(blocks, where)
+    if isinstance(where, (str, int)) or _is_pair(where):
+        where = [where]
+    if not isinstance(where, (list, tuple)) or not where:
+        raise InjectionError(f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, an index, a pair or a pattern.")
+    chosen: list[int] = []
+    for place in where:
+        for position in _one_place(blocks, place):
+            if position in chosen:
+                raise InjectionError(f"where={list(where)!r} names {blocks[position].name!r} twice (again as {place!r}).")
+            chosen.append(position)
+    return sorted(chosen)
+
+
+def describe(blocks: Sequence[Block]) -> str:
+    """The blocks there are, shortened: ``blocks.0 … blocks.11 (12)``."""
+    names = [b.name for b in blocks]
+    shown = names if len(names) <= 6 else [*names[:3], "…", *names[-2:]]
+    return f"{', '.join(shown)} ({len(names)} blocks in {_stages(blocks)} stage{'s' if _stages(blocks) > 1 else ''})"
+
+
+def _by_word(blocks: Sequence[Block], word: str) -> list[int]:
+    count = len(blocks)
+    if word == "last_stage":
+        if _stages(blocks) == 1:
+            raise InjectionError(
+                f"where='last_stage' is not allowed here: this backbone has no stages, its blocks are {describe(blocks)}. "
+                "Use 'last', 'last_half' or 'all'.")
+        return [i for i, b in enumerate(blocks) if b.stage == blocks[-1].stage]
+    return list(range({"all": 0, "last": count - 1, "last_half": count // 2}[word], count))
+
+
+def _one_place(blocks: Sequence[Block], place: Any) -> list[int]:
+    if isinstance(place, bool) or not (isinstance(place, (int, str)) or _is_pair(place)):
+        raise InjectionError(f"where: {place!r} is not an index, a (stage, block) pair or a module name.")
+    if isinstance(place, int):
+        if not -len(blocks) <= place < len(blocks):
+            raise InjectionError(
+                f"where: block index {place} is out of range; allowed are {-len(blocks)} to {len(blocks) - 1}: {describe(blocks)}.")
+        return [place % len(blocks)]
+    if isinstance(place, str):
+        found = [i for i, b in enumerate(blocks) if b.stage_name == place and _stages(blocks) > 1]
+        found = found or [i for i, b in enumerate(blocks) if fnmatch.fnmatch(b.name, place)]
+        if not found:
+            options = [*WORDS, *dict.fromkeys(b.stage_name for b in blocks), *(b.name for b in blocks)]
+            raise InjectionError(f"where: {place!r} matches no block.{did_you_mean(place, options)} There are {describe(blocks)}.")
+        return found
+    return [_pair(blocks, *place)]
+
+
+def _pair(blocks: Sequence[Block], stage: int | str, index: int) -> int:
+    if isinstance(stage, int):
+        number = stage % _stages(blocks) if -_stages(blocks) <= stage < _stages(blocks) else -1
+    else:
+        number = next((b.stage for b in blocks if b.stage_name == stage), -1)
+    members = [i for i, b in enumerate(blocks) if b.stage == number]
+    if not members:
+        names = list(dict.fromkeys(b.stage_name for b in blocks))
+        raise InjectionError(
+            f"where: stage {stage!r} does not exist.{did_you_mean(str(stage), names)} "
+            f"Allowed: 0 to {len(names) - 1} or {', '.join(names)}.")
+    if not -len(members) <= index < len(members):
+        raise InjectionError(
+            f"where: ({stage!r}, {index}) is out of range; stage {stage!r} has blocks 0 to {len(members) - 1}.")
+    return members[index]
+
+
+def _is_pair(place: Any) -> bool:
+    return (
+        isinstance(place, (tuple, list)) and len(place) == 2 and isinstance(place[0], (int, str))
+        and isinstance(place[1], int) and not any(isinstance(v, bool) for v in place)
+        and (isinstance(place[0], str) or isinstance(place, tuple))
+    )
+
+
+def _stages(blocks: Sequence[Block]) -> int:
+    return blocks[-1].stage + 1

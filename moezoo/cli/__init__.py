@@ -1,0 +1,40 @@
+"""The ``moezoo`` command. One small file per verb; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from moezoo.cli.bench import bench
+from moezoo.cli.eval import eval_
+from moezoo.cli.info import info
+from moezoo.cli.list import list_
+from moezoo.cli.quickstart import quickstart
+from moezoo.cli.train import train
+from moezoo.cli.viz import viz
+from moezoo.errors import MoeZooError
+
+app = typer.Typer(
+    name="moezoo", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
+    help="Vision Mixture-of-Experts: create, train, measure, look inside.",
+)
+app.command("list")(list_)
+app.command("info")(info)
+app.command("quickstart")(quickstart)
+app.command("train")(train)
+app.command("eval")(eval_)
+app.command("bench")(bench)
+app.command("viz")(viz)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one message and exit code 1."""
+    try:
+        app()
+    except MoeZooError as error:
+        from rich.console import Console
+
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,176 @@
+"""``create_model``: name → config → builder → weights → features."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moezoo.backbones.features import FeatureModel
+from moezoo.backbones.timm_models import load_backbone_weights, pretrained_cfg
+from moezoo.config import override
+from moezoo.errors import ConfigError, UnknownModelError, WeightsUnavailable
+from moezoo.hub.backbone import backbone_file
+from moezoo.hub.load import compare, header_shapes, load_weights, read_stored
+from moezoo.names import is_stored_name, nearest
+from moezoo.registry import model_config, model_weights, resolve
+
+log = logging.getLogger(__name__)
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str = False,
+    *,
+    features_only: bool = False,
+    out_indices: Any = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Create a model by name.
+
+    Args:
+        name: ``family/arch[.variant]`` (or with ``_`` for ``/``), or a stored model: ``local-dir:path``,
+            ``hf-hub:user/repo[@revision]``.
+        pretrained: ``False`` for fresh weights. ``True`` for moezoo's own weights if there are some, else the backbone's
+            pretrained weights under a fresh MoE that changes nothing at step 0. ``"full"`` forbids the second, ``"backbone"``
+            forces it. A stored name loads that.
+        features_only: Return intermediate maps (B, C, H, W) instead of logits.
+        out_indices: Which maps; see :class:`~moezoo.backbones.features.FeatureModel`.
+        checkpoint_path: A ``.safetensors`` file to load at the end, strictly.
+        cache_dir: Where downloads are kept; the Hub's cache by default.
+        token: Hub token.
+        **overrides: Fields of the family's configuration. As in timm, ``None`` means the default.
+
+    Returns:
+        The model in training mode, with ``moezoo_name``, ``moezoo_config``, ``label_names`` and ``weights_origin`` set.
+
+    Raises:
+        UnknownModelError: No such model, with the three nearest names.
+        ConfigError: An override is unknown, ill-typed or out of range.
+        WeightsError: The weights cannot be had, are damaged, or do not fit.
+    """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(name, str) and is_stored_name(name):
+        model = _from_stored(name, pretrained, cache_dir, token, overrides)
+    else:
+        model = _from_registry(name, pretrained, cache_dir, token, overrides)
+    if checkpoint_path is not None:
+        load_weights(model, checkpoint_path)
+        model.weights_origin = f"checkpoint:{checkpoint_path}"  # type: ignore[assignment]
+    if features_only:
+        return _features(model, out_indices)
+    if out_indices is not None:
+        raise ConfigError(f"out_indices={out_indices!r} has no meaning without features_only=True.")
+    return model
+
+
+def get_pretrained_cfg(name: str) -> Any:
+    """timm's ``PretrainedCfg`` of the model's backbone (size, mean, std, source of its weights)."""
+    config = model_config(name)
+    return pretrained_cfg(config.model_name, config.backbone_tag)
+
+
+def build(config: Any) -> nn.Module:
+    """The model of a family's configuration, built by ``build`` in the ``model.py`` beside the configuration's module."""
+    package = type(config).__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.model").build(config)
+
+
+def _from_registry(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:
+    parsed, entry = resolve(name)
+    config = model_config(name, **overrides)
+    source = _weights_source(name, pretrained)
+    model = build(config)
+    canonical = str(parsed)
+    if not parsed.variant and not overrides and entry is not None and entry.default_variant:
+        canonical = f"{parsed.base}.{entry.default_variant}"
+    _sign(model, canonical, config, "fresh", None)
+    if source == "backbone":
+        _load_backbone(model, config, cache_dir, token)
+    elif source is not None:
+        stored = read_stored(source, cache_dir=cache_dir, token=token)
+        _check_fits(config, stored.weights_path())
+        load_weights(model, stored.weights_path(), sha256=stored.weights_sha256)
+        _sign(model, canonical, config, source, stored.label_names)
+    return model
+
+
+def _weights_source(name: str, pretrained: bool | str) -> str | None:
+    """``None``, ``"backbone"``, or the stored name to load."""
+    if pretrained is False:
+        return None
+    if isinstance(pretrained, str) and is_stored_name(pretrained):
+        return pretrained
+    if pretrained not in (True, "full", "backbone"):
+        allowed = ("full", "backbone", "hf-hub:", "local-dir:")
+        hint = "".join(f" Did you mean {close!r}?" for close in nearest(str(pretrained), allowed, 1))
+        raise ConfigError(
+            f"pretrained={pretrained!r} is not allowed: it must be False, True, 'full', 'backbone', or a stored name "
+            f"('hf-hub:…', 'local-dir:…').{hint}")
+    own = model_weights(name)
+    own = None if own == "backbone" else own
+    if pretrained == "full" and own is None:
+        raise WeightsUnavailable(
+            f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes nothing at first.")
+    return "backbone" if own is None or pretrained == "backbone" else own
+
+
+def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) -> None:
+    cfg = pretrained_cfg(config.model_name, config.backbone_tag)
+    file = backbone_file(cfg, cache_dir=cache_dir, token=token)
+    load_backbone_weights(model, config, file if file is not None else True)
+    tag = f".{cfg.tag}" if cfg.tag else ""
+    origin = f"backbone:{config.model_name}{tag}"
+    model.weights_origin = origin  # type: ignore[assignment]
+    log.info("%s: pretrained weights of the backbone %s%s under a fresh MoE, the identity at step 0",
+             model.moezoo_name, config.model_name, tag)
+
+
+def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:
+    if pretrained not in (True, False, "full"):
+        raise ConfigError(f"pretrained={pretrained!r} is not allowed for a stored model: it must be True or False.")
+    stored = read_stored(name, cache_dir=cache_dir, token=token)
+    config = override(stored.config, overrides, where=name)
+    if not pretrained:
+        log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
+        model = build(config)
+        _sign(model, stored.name, config, "fresh", stored.label_names)
+        return model
+    path = stored.weights_path()
+    _check_fits(config, path)
+    model = build(config)
+    load_weights(model, path, sha256=stored.weights_sha256)
+    _sign(model, stored.name, config, name, stored.label_names)
+    return model
+
+
+def _check_fits(config: Any, path: Path) -> None:
+    """Compare a file's header with the model on the meta device, before anything is allocated."""
+    with torch.device("meta"):
+        try:
+            skeleton = build(config)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            if isinstance(error, (UnknownModelError, ConfigError)):
+                raise
+            raise ConfigError(f"the stored configuration cannot be built: {error}") from error
+    compare({k: (tuple(v.shape), v.dtype) for k, v in skeleton.state_dict().items()}, header_shapes(path), path)
+
+
+def _features(model: nn.Module, out_indices: Any) -> nn.Module:
+    features = FeatureModel(model, out_indices)
+    _sign(features, model.moezoo_name, model.moezoo_config, model.weights_origin, None)  # type: ignore[arg-type]
+    return features
+
+
+def _sign(model: nn.Module, name: str, config: Any, origin: str, label_names: Any) -> None:
+    signature = {"moezoo_name": name, "moezoo_config": config, "weights_origin": origin,
+                 "label_names": tuple(label_names) if label_names else None}
+    for key, value in signature.items():
+        setattr(model, key, value)

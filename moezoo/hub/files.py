@@ -1,0 +1,119 @@
+"""Durable files: written whole and fsynced under a hidden name first, then renamed. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from moezoo.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; a folder is then not guarded against a second writer
+    fcntl = None  # type: ignore[assignment]
+
+STAGING = ".moezoo-saving"
+"""Subfolder in which files are written before they are moved to their place; left behind only by a killed
+process.
+"""
+
+
+def check_writable(folder: str | os.PathLike[str]) -> Path:
+    """Create ``folder`` if need be and prove, by writing, that files can be put into it.
+
+    Call it before work that would be lost if its result could not be saved.
+
+    Raises:
+        OutputError: Naming the folder and the reason.
+    """
+    path = Path(folder)
+    if path.is_file():
+        raise OutputError(f"{str(path)!r} is a file; a folder is needed here")
+    with output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"\0")
+            probe.flush()
+    return path
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into an :class:`OutputError` that names ``path`` and, on a full disk, the free
+    space.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}{free_space(path)}"
+        ) from error
+
+
+def free_space(path: Path) -> str:
+    """`` (N bytes free)`` on the disk that holds ``path`` or its nearest parent; empty if unknown."""
+    for place in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f" ({shutil.disk_usage(place).free:,} bytes free)"
+    return ""
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one writer at a time into ``folder``; the others wait. The lock dies with its process."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def seal(path: Path) -> None:
+    """Flush ``path`` to the disk and give it the mode that the umask asks for."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Atomic rename, flushed, so that after a power cut the target is the old file or the new one."""
+    os.replace(source, target)
+    with contextlib.suppress(OSError):  # folders cannot be opened on Windows
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8, ``\\n`` line ends) atomically and durably."""
+    staging = path.parent / STAGING
+    staging.mkdir(exist_ok=True)
+    draft = staging / path.name
+    draft.write_bytes(text.encode("utf-8"))
+    seal(draft)
+    move_into_place(draft, path)
+
+
+def file_digest(path: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:
+    """Hex digest of ``prefix`` followed by the file's bytes."""
+    digest = hashlib.new(algorithm, prefix, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""``print_model_info``: what was injected, in the documented format, and what it costs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from moezoo.backbones.inject import MARK
+from moezoo.moe.layer import MoELayer
+
+RULE = "=" * 60
+
+
+def model_info(model: nn.Module, *, verbose: bool = False) -> str:
+    """The text that :func:`print_model_info` prints."""
+    config = getattr(model, "entity_moe_config", None)
+    lines = [RULE, "EntityMoE Configuration", RULE]
+    if config is None:
+        lines.append("No EntityMoE configuration found.")
+    else:
+        lines += [f"{key}: {value}" for key, value in config.items()]
+    if verbose:
+        lines += [RULE, *_costs(model)]
+    return "\n".join([*lines, RULE])
+
+
+def print_model_info(model: nn.Module, *, verbose: bool = False) -> None:
+    """Print the model's EntityMoE configuration; with ``verbose`` also what each adapter adds in parameters.
+
+    Args:
+        model: Any model; one without adapters says so.
+        verbose: Add parameter counts: total, active (used by one token), added by each adapter.
+    """
+    print(model_info(model, verbose=verbose))
+
+
+def _costs(model: nn.Module) -> list[str]:
+    total = _count(model)
+    inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MoELayer))
+    added = {name: getattr(m, getattr(m, MARK)) for name, m in model.named_modules() if hasattr(m, MARK)}
+    lines = [f"parameters: {total:,} total, {total - inactive:,} active per token"]
+    if added:
+        sum_added = sum(map(_count, added.values()))
+        lines.append(f"added by adapters: {sum_added:,} (+{sum_added / max(total - sum_added, 1):.1%} of the backbone's)")
+        lines += [f"  {name}: {_count(adapter):,}" for name, adapter in added.items()]
+    return lines
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

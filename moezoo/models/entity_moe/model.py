@@ -1,0 +1,20 @@
+"""Building an EntityMoE model: a timm backbone with adapters."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from moezoo.backbones.inject import inject
+from moezoo.backbones.timm_models import create_backbone
+from moezoo.models.entity_moe.adapter import ENTITY
+from moezoo.models.entity_moe.config import EntityMoEConfig
+
+
+def build(config: EntityMoEConfig) -> nn.Module:
+    """The model with fresh weights, equal to its backbone bit for bit.
+
+    Raises:
+        UnknownModelError: timm has no such backbone.
+        ConfigError, InjectionError: A field does not fit the backbone.
+    """
+    return inject(create_backbone(config), config.inject_layers, ENTITY, config)

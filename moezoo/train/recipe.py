@@ -1,0 +1,130 @@
+"""A recipe put together: the model's own < ``--config FILE`` < ``--set key=value``. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moezoo.config import STRICT, decode, field_names, merge, option, parse_assignments, read_yaml, to_dict, to_yaml
+from moezoo.errors import ConfigError
+from moezoo.names import did_you_mean, is_stored_name
+from moezoo.recipes import find_recipe, list_recipes
+from moezoo.registry import model_config, resolve
+from moezoo.train.config import TrainingConfig
+
+SECTIONS = ("model", "data", "training", "viz")
+
+
+@dataclass(frozen=True)
+class VizConfig:
+    """The ``viz`` section: what the pictures show."""
+
+    __pydantic_config__ = STRICT
+
+    images: int = option(8, "images in the routing picture")
+    layer: str | None = option(None, "MoE layer in the routing picture; null takes the last")
+    dpi: int = option(160, "pixels per inch of the files")
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or not 30 <= self.dpi <= 1200:
+            raise ConfigError(f"images={self.images} must be at least 1 and dpi={self.dpi} from 30 to 1200.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run needs to know."""
+
+    name: str
+    """The model's name."""
+    model: Mapping[str, Any]
+    """Overrides of the model's configuration."""
+    dataset: str
+    data_options: Mapping[str, Any]
+    training: TrainingConfig
+    viz: VizConfig
+
+    def to_yaml(self, model: Any = None) -> str:
+        """The recipe as a file for ``--config``, with every value that was left at its default.
+
+        Args:
+            model: The built model's configuration, to be written out in full.
+        """
+        sections = {
+            "model": to_dict(model) if model is not None else dict(self.model),
+            "data": {"name": self.dataset, **self.data_options},
+            "training": to_dict(self.training),
+            "viz": to_dict(self.viz),
+        }
+        return f"# moezoo train {self.name} --config config.yaml\n{to_yaml(sections)}"
+
+
+def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Sequence[str] = ()) -> Recipe:
+    """Merge and check the recipe of ``name``.
+
+    Args:
+        name: A model's name. ``local-dir:PATH`` takes the ``config.yaml`` in that folder.
+        file: YAML with some of the sections ``model``, ``data``, ``training``, ``viz``.
+        assignments: ``section.key=value``, the value in YAML. A key of the model needs no section.
+
+    Raises:
+        UnknownModelError: No such model.
+        ConfigError: An unknown section or key, with the nearest spelling, or a value that is not allowed.
+    """
+    stored = is_stored_name(name)
+    overlays = [_stored_recipe(name) if stored else find_recipe(resolve(name)[0].base) or {}]
+    if file is not None:
+        overlays.append(read_yaml(file))
+    keys = field_names(type(model_config(name))) if not stored else {}
+    overlays.append(_with_sections(parse_assignments(list(assignments)), keys))
+    for overlay in overlays:
+        _check_sections(overlay)
+    merged = merge({section: {} for section in SECTIONS}, *overlays)
+    data = dict(merged["data"])
+    dataset = data.pop("name", None)
+    if not isinstance(dataset, str):
+        raise ConfigError(
+            f"no data set for {name!r}: give one with --set data.name=digits. Recipes exist for: {', '.join(list_recipes())}.")
+    if not stored:
+        model_config(name, **merged["model"])  # finds a bad model key before anything is loaded or built
+    return Recipe(
+        name=name, model=merged["model"], dataset=dataset, data_options=data,
+        training=decode(TrainingConfig, merged["training"], where="training"),
+        viz=decode(VizConfig, merged["viz"], where="viz"),
+    )
+
+
+def _stored_recipe(name: str) -> dict[str, Any]:
+    """Data and viz sections of the run that made a local folder; the model there is configured already."""
+    path = Path(name.removeprefix("local-dir:")) / "config.yaml"
+    if not name.startswith("local-dir:") or not path.is_file():
+        return {}
+    recipe = read_yaml(path)
+    _check_sections(recipe)
+    return {section: recipe[section] for section in SECTIONS if section in recipe and section != "model"}
+
+
+def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> dict[str, Any]:
+    """``{"num_experts": 8}`` to ``{"model": {"num_experts": 8}}``."""
+    result: dict[str, Any] = {}
+    for key, value in given.items():
+        inside = key in SECTIONS and isinstance(value, Mapping)
+        if not inside and key not in model_keys:
+            options = [*SECTIONS, *model_keys, *(f"training.{f.name}" for f in dataclasses.fields(TrainingConfig)),
+                       *(f"viz.{f.name}" for f in dataclasses.fields(VizConfig)), "data.name"]
+            same = [option for option in options if option.endswith(f".{key}")]
+            hint = f" Did you mean: {', '.join(same)}?" if same else did_you_mean(key, options)
+            raise ConfigError(f"--set {key!r}: no such key.{hint} Sections: {', '.join(SECTIONS)}.")
+        result = merge(result, {key: value} if inside else {"model": {key: value}})
+    return result
+
+
+def _check_sections(recipe: Mapping[str, Any]) -> None:
+    for section, content in recipe.items():
+        if section not in SECTIONS:
+            raise ConfigError(
+                f"unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} Sections: {', '.join(SECTIONS)}.")
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"section {section!r} must be a mapping of keys to values, got {content!r}")
