@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -47,7 +47,7 @@ def decode(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     resolved = _resolve_aliases(cls, values, place)
     try:
         # JSON mode lets a list stand for a tuple while ints, bools and strings stay strictly apart.
-        return _adapter(cls).validate_json(json.dumps(resolved))
+        return _adapter(cast("Any", cls)).validate_json(json.dumps(resolved))
     except ValidationError as error:
         raise ConfigError(place + _explain(cls, resolved, error)) from None
     except (TypeError, ValueError) as error:
@@ -91,7 +91,7 @@ def from_yaml(text: str, *, where: str = "YAML") -> dict[str, Any]:
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """Readable YAML in the order given."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _reason(item: Any) -> str:
 
 
 @functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
@@ -179,6 +179,13 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads ``1e-3`` as a float; YAML 1.1 would make it a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the string ``"1e-3"``, since :class:`_Loader` would read it as a float."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )

@@ -138,16 +138,17 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
         raise ConfigError(f"pretrained={pretrained!r} is not allowed for a stored model: it must be True or False.")
     stored = read_stored(name, cache_dir=cache_dir, token=token)
     config = override(stored.config, overrides, where=name)
+    labels = stored.label_names if config.num_classes == stored.config.num_classes else None
     if not pretrained:
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
         model = build(config)
-        _sign(model, stored.name, config, "fresh", stored.label_names)
+        _sign(model, stored.name, config, "fresh", labels)
         return model
     path = stored.weights_path()
     _check_fits(config, path)
     model = build(config)
     load_weights(model, path, sha256=stored.weights_sha256)
-    _sign(model, stored.name, config, name, stored.label_names)
+    _sign(model, stored.name, config, name, labels)
     return model
 
 

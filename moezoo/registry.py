@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Registry(Generic[T]):
         if isinstance(value, str):
             module, _, attribute = value.partition(":")
             value = self._items[name] = getattr(importlib.import_module(module), attribute)
-        return value  # type: ignore[return-value]
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._items, key=natural_key))
@@ -292,8 +293,10 @@ def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | No
     if parsed.base in _deprecated:
         successor = _deprecated[parsed.base]
         if warn:
-            warnings.warn(f"{parsed.base!r} is deprecated, use {successor!r}", MoeZooDeprecationWarning, stacklevel=4)
-        parsed = ModelName(*successor.split("/"), parsed.variant)
+            text = f"{parsed.base!r} is deprecated, use {successor!r}"
+            warnings.warn(text, MoeZooDeprecationWarning, stacklevel=_callers_level())
+        family, _, arch = successor.partition("/")
+        parsed = ModelName(family, arch, parsed.variant)
     entry = _models.get(parsed.base)
     if entry is None and parsed.family not in _open_archs:
         raise _unknown(name)
@@ -304,6 +307,14 @@ def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | No
             f"Variants: {', '.join(variants) or 'none'}. One variant per name; combine changes by keyword overrides."
         )
     return parsed, entry
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` at which a warning points at the user's line, however deep in moezoo it is raised."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "moezoo":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _unknown(name: str) -> UnknownModelError:

@@ -12,7 +12,7 @@ from moezoo.backbones.site import Block
 from moezoo.backbones.trace import Trace
 from moezoo.errors import InjectionError
 
-_STEM = re.compile(r"(^|\.)(stem|conv_stem|patch_embed|conv1|bn1|act1|norm_pre)\w*$")
+_STEM = re.compile(r"(^|\.)(stem|conv_stem|patch_embed|conv1|bn1|act1|norm_pre)\w*(\.|$)")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _BLOCK_LISTS = ("blocks", "layers", "layer", "block", "stages")
 
@@ -63,20 +63,28 @@ def find_blocks(traced: Trace) -> list[Block]:
     return [Block(name, s, names[s], i) for s, group in enumerate(groups) for i, name in enumerate(group)]
 
 
-def hooked_module(traced: Trace, block: str) -> str:
-    """The module to hook for ``block``: itself, or for a container the last module inside, which returns the same tensor.
+def hook_and_holder(traced: Trace, block: str) -> tuple[str, str]:
+    """The module to hook for ``block``, and the path inside it of the module that may hold the adapter (``""``: itself).
 
-    A child added to a container would be run by it.
+    A child added to a container would be run by it. So a container gives way to the last module inside, if that returns
+    the same tensor; otherwise (a dense block, which concatenates) it is hooked and its last inner module holds the adapter.
     """
     name = block
     while isinstance(traced.model.get_submodule(name), _CONTAINERS):
         returned = {id(t) for t in traced.outputs(name)}
-        children = [f"{name}.{child}" for child, _ in traced.model.get_submodule(name).named_children()]
-        same = [c for c in children if returned & {id(t) for t in traced.outputs(c)}]
+        called = [c for c in _children(traced, name) if c in traced.calls]
+        same = [c for c in called if returned & {id(t) for t in traced.outputs(c)}]
         if not same:
-            raise InjectionError(f"{block!r} is a plain container and no module in it returns its output.")
+            holder = name
+            while isinstance(traced.model.get_submodule(holder), _CONTAINERS):
+                holder = max((c for c in _children(traced, holder) if c in traced.calls), key=lambda c: traced.calls[c][-1].order)
+            return name, holder.removeprefix(name + ".")
         name = max(same, key=lambda c: traced.calls[c][-1].order)
-    return name
+    return name, ""
+
+
+def _children(traced: Trace, name: str) -> list[str]:
+    return [f"{name}.{child}" for child, _ in traced.model.get_submodule(name).named_children()]
 
 
 def _units(traced: Trace, modules: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
 from moezoo.backbones.blocks import feature_stages
+from moezoo.backbones.inputs import check_images
 from moezoo.errors import ConfigError
 from moezoo.moe.aux import mark_root
 
@@ -44,6 +45,8 @@ class FeatureModel(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) images to one (B, C_i, H_i, W_i) map per index."""
+        if hasattr(self.model, "moezoo_in_chans"):
+            check_images(self.model, x)
         return self.model.forward_intermediates(  # type: ignore[operator]
             x, indices=list(self.out_indices), norm=False, output_fmt="NCHW", intermediates_only=True)
 

@@ -25,7 +25,7 @@ from moezoo.moe.aux import mark_root
 from moezoo.registry import adapters
 
 MARK = "moezoo_adapter"
-"""Attribute of a block that names the child holding its adapter."""
+"""Attribute of a hooked module: the path of its adapter, relative to it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def inject(
         for i, site in enumerate(sites)
     ]
     for site, module in zip(sites, built, strict=True):
-        attach(model.get_submodule(site.module), kind.child, module)
+        attach(model.get_submodule(site.module), site.holder, kind.child, module)
     kind.annotate(model, config, sites)
     mark_root(model)
     return model
@@ -98,9 +98,8 @@ def find_sites(model: nn.Module, where: Any, input_size: tuple[int, int, int] | 
     Raises:
         InjectionError: See :func:`inject_moe`.
     """
-    for name, module in model.named_modules():
-        if hasattr(module, MARK):
-            raise InjectionError(f"the model already has an adapter at {name!r}; inject once, with every place in one list.")
+    for name in adapters_of(model):
+        raise InjectionError(f"the model already has an adapter, {name!r}; inject once, with every place in one list.")
     traced = trace(model, model_input_size(model, input_size))
     blocks = find_blocks(traced)
     candidates = [candidate_sites(traced, blocks[i], i) for i in select_blocks(blocks, where)]
@@ -123,24 +122,31 @@ def choose_connected(model: nn.Module, traced: Trace, candidates: list[list[Site
         chosen = [site if ok else candidates[i][tried] for i, (site, ok) in enumerate(zip(chosen, alive, strict=True))]
 
 
-def attach(host: nn.Module, child: str, adapter: nn.Module) -> None:
-    """Make ``adapter`` a child of ``host`` and apply it to what ``host`` returns."""
-    if hasattr(host, child):
-        raise InjectionError(f"{type(host).__name__} already has an attribute {child!r}.")
-    host.add_module(child, adapter)
-    setattr(host, MARK, child)
+def attach(hooked: nn.Module, holder: str, child: str, adapter: nn.Module) -> None:
+    """Make ``adapter`` a child of the module at ``holder`` inside ``hooked``, and apply it to what ``hooked`` returns."""
+    parent = hooked.get_submodule(holder)
+    if hasattr(parent, child):
+        raise InjectionError(f"{type(parent).__name__} already has an attribute {child!r}.")
+    parent.add_module(child, adapter)
+    setattr(hooked, MARK, f"{holder}.{child}" if holder else child)
     # First of all hooks, so that every observer (feature hooks, hidden_states) sees the adapted output.
-    host.register_forward_hook(apply_adapter, prepend=True)
+    hooked.register_forward_hook(apply_adapter, prepend=True)
 
 
-def apply_adapter(host: nn.Module, args: tuple, output: Any) -> Any:
+def apply_adapter(hooked: nn.Module, args: tuple, output: Any) -> Any:
     """The forward hook: the adapter's features in place of the block's. Importable, so that models pickle."""
-    adapter = getattr(host, getattr(host, MARK))
+    adapter: Any = hooked.get_submodule(getattr(hooked, MARK))
     index = adapter.site.output_index
     if index is None:
         return adapter(output)
     changed = [adapter(part) if i == index else part for i, part in enumerate(output)]
     return type(output)(*changed) if hasattr(output, "_fields") else type(output)(changed)
+
+
+def adapters_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every injected adapter by its path in the model."""
+    paths = [f"{name}.{getattr(m, MARK)}".removeprefix(".") for name, m in model.named_modules() if hasattr(m, MARK)]
+    return {path: model.get_submodule(path) for path in paths}
 
 
 class _Probe(nn.Module):
@@ -164,7 +170,7 @@ def _reaches_output(model: nn.Module, traced: Trace, sites: list[Site]) -> list[
     with mode:
         probes = [_Probe(site, device) for site in sites]
     for site, probe in zip(sites, probes, strict=True):
-        attach(fake.get_submodule(site.module), "moezoo_probe", probe)
+        attach(fake.get_submodule(site.module), site.holder, "moezoo_probe", probe)
     with torch.enable_grad():
         output = attempt(lambda: run_fake(fake, traced.input_size, mode), traced.input_size)
         with mode:

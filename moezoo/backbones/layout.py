@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from moezoo.backbones.blocks import StageInfo, feature_stages, hooked_module
+from moezoo.backbones.blocks import StageInfo, feature_stages, hook_and_holder
 from moezoo.backbones.site import Block, Layout, Site
 from moezoo.backbones.trace import BATCH, Trace
 from moezoo.errors import InjectionError
@@ -21,7 +21,7 @@ def candidate_sites(traced: Trace, block: Block, position: int) -> list[Site]:
     Raises:
         InjectionError: The block ran more than once, not at all, or returns no feature tensor of the batch.
     """
-    module = hooked_module(traced, block.name)
+    module, holder = hook_and_holder(traced, block.name)
     if not traced.called_once(module):
         times = len(traced.calls.get(module, ()))
         raise InjectionError(f"{module!r} runs {times} times in a forward; an adapter needs a module that runs once.")
@@ -34,7 +34,7 @@ def candidate_sites(traced: Trace, block: Block, position: int) -> list[Site]:
             if layout is not None:
                 grid, prefix = _grid(traced, block, feature, layout)
                 dim = feature.shape[1] if layout == "NCHW" else feature.shape[-1]
-                sites.append(Site(block, position, module, index, layout, dim, grid, prefix))
+                sites.append(Site(block, position, module, holder, index, layout, dim, grid, prefix))
     if not sites:
         shapes = [tuple(t.shape) for t in traced.outputs(module)]
         raise InjectionError(f"{module!r} returns no feature map or token sequence of the batch (shapes {shapes}).")

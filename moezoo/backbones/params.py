@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from moezoo.backbones.inject import MARK
+from moezoo.backbones.inject import adapters_of
 from moezoo.moe.checks import check_positive
 from moezoo.moe.layer import MoELayer
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The model's parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
-    moe = {id(p) for m in model.modules() if hasattr(m, MARK) for p in getattr(m, getattr(m, MARK)).parameters()}
+    moe = {id(p) for adapter in adapters_of(model).values() for p in adapter.parameters()}
     moe |= {id(p) for m in model.modules() if isinstance(m, MoELayer) for p in m.parameters()}
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]

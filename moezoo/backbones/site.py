@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -33,6 +33,8 @@ class Site:
     """Index of the block among all blocks."""
     module: str
     """Path of the module that is hooked: the block, or the last module in it when the block is a plain container."""
+    holder: str
+    """Path, inside the hooked module, of the module that holds the adapter as a child; ``""`` is the hooked module."""
     output_index: int | None
     """Which element of a tuple output holds the features; ``None`` when the output is a tensor."""
     layout: Layout
@@ -66,6 +68,3 @@ class Site:
         scale = (patches / (rows * columns)) ** 0.5
         scaled = (round(rows * scale), round(columns * scale))
         return scaled if scaled[0] * scaled[1] == patches else None
-
-    def with_output_index(self, index: int | None) -> Site:
-        return replace(self, output_index=index)

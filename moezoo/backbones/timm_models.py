@@ -12,7 +12,7 @@ import timm
 from torch import nn
 
 import moezoo.backbones.small  # noqa: F401  (adds our small backbones to timm's registry)
-from moezoo.backbones.inject import MARK
+from moezoo.backbones.inject import adapters_of
 from moezoo.errors import ConfigError, UnknownModelError, WeightsMismatch, WeightsUnavailable
 from moezoo.names import did_you_mean
 
@@ -141,8 +141,8 @@ def load_backbone_weights(model: nn.Module, config: BackboneFields, weights: Pat
     """
     donor = create_backbone(config, weights=weights)
     result = model.load_state_dict(donor.state_dict(), strict=False)
-    adapters = tuple(f"{name}.{getattr(m, MARK)}." for name, m in model.named_modules() if hasattr(m, MARK))
-    missing = [key for key in result.missing_keys if not key.startswith(adapters)]
+    added = tuple(f"{path}." for path in adapters_of(model))
+    missing = [key for key in result.missing_keys if not key.startswith(added)]
     if missing or result.unexpected_keys:
         raise WeightsMismatch(
             f"the backbone's weights do not fit: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}")

@@ -137,4 +137,7 @@ def model_input_size(model: nn.Module, given: tuple[int, int, int] | None) -> tu
 def _in_chans(model: nn.Module, stated: int) -> int:
     """Channels of the first convolution, which ``in_chans=`` may have changed."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return first.in_channels if first is not None and stated != first.in_channels and first.groups == 1 else stated
+    if first is None or first.groups != 1 or first.in_channels == stated:
+        return stated
+    folded = first.in_channels / stated  # 4, 16, …: the stem folds space into channels first (TResNet)
+    return stated if folded > 1 and (folded**0.5).is_integer() else first.in_channels

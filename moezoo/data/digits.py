@@ -1,15 +1,14 @@
 """The 1,797 handwritten digits that come with scikit-learn: real images, no download.
 
-They are 8 x 8 grey images of the digits 0 to 9 (UCI "Optical Recognition of Handwritten Digits"). The split is stratified
-by class and drawn over all images, so the same writers occur in all three parts: the accuracy says how well the digits are
-learnt, not how well new writers are read.
+They are 8 x 8 grey images of the digits 0 to 9 (UCI "Optical Recognition of Handwritten Digits"). The split
+is stratified by class and drawn over all images, so the same writers occur in all three parts: the accuracy
+says how well the digits are learnt, not how well new writers are read.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.data.splits import ImageTensors, Splits
@@ -30,7 +29,7 @@ def load_digits_splits(
     """60 % train, 20 % validation, 20 % test.
 
     Args:
-        input_size: (C, H, W) with C 1 or 3; the images are enlarged bicubically, grey is repeated for 3 channels.
+        input_size: (C, H, W) with C 1 or 3; images are enlarged bicubically, grey is repeated for 3 channels.
         mean: Subtracted per channel from pixels in [0, 1].
         std: Then divided by.
         augment: Rotate, shift and zoom the training images at random.
@@ -48,13 +47,18 @@ def load_digits_splits(
     _check(input_size, mean, std, degrees=degrees, shift=shift, zoom=zoom)
     raw = load_digits()
     pixels = torch.from_numpy(raw.images.astype(np.float32) / 16).unsqueeze(1)
-    pixels = F.interpolate(pixels, size=tuple(input_size[1:]), mode="bicubic", align_corners=False).clamp(0, 1)
+    pixels = F.interpolate(pixels, size=tuple(input_size[1:]), mode="bicubic", align_corners=False).clamp(
+        0, 1
+    )
     pixels = pixels.repeat(1, input_size[0], 1, 1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
 
     rest, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, random_state=split_seed, stratify=labels.numpy())
-    train, val = train_test_split(rest, test_size=0.25, random_state=split_seed, stratify=labels[rest].numpy())
+        np.arange(len(labels)), test_size=0.2, random_state=split_seed, stratify=labels.numpy()
+    )
+    train, val = train_test_split(
+        rest, test_size=0.25, random_state=split_seed, stratify=labels[rest].numpy()
+    )
 
     channel = (input_size[0], 1, 1)
     mean_C11 = torch.tensor(mean).expand(input_size[0]).reshape(channel)
@@ -67,8 +71,13 @@ def load_digits_splits(
         return ImageTensors((pixels[indices] - mean_C11) / std_C11, labels[indices], transform)
 
     return Splits(
-        name="digits", train=part(train, jitter), val=part(val), test=part(test),
-        label_names=tuple(str(name) for name in raw.target_names), mean=tuple(mean), std=tuple(std),
+        name="digits",
+        train=part(train, jitter),
+        val=part(val),
+        test=part(test),
+        label_names=tuple(str(name) for name in raw.target_names),
+        mean=tuple(mean),
+        std=tuple(std),
     )
 
 
@@ -76,13 +85,19 @@ def _jitter(degrees: float, shift: float, zoom: float, fill: list[float]):
     from torchvision.transforms import InterpolationMode, v2
 
     return v2.RandomAffine(
-        degrees=degrees, translate=(shift, shift), scale=(1 - zoom, 1 + zoom),
-        interpolation=InterpolationMode.BILINEAR, fill=fill)
+        degrees=degrees,
+        translate=(shift, shift),
+        scale=(1 - zoom, 1 + zoom),
+        interpolation=InterpolationMode.BILINEAR,
+        fill=fill,
+    )
 
 
 def _check(input_size, mean, std, **amounts: float) -> None:
     if len(input_size) != 3 or input_size[0] not in (1, 3) or min(input_size) < 1:
-        raise ConfigError(f"input_size={input_size!r} is not allowed for digits: it must be (1 or 3, height, width).")
+        raise ConfigError(
+            f"input_size={input_size!r} is not allowed for digits: it must be (1 or 3, height, width)."
+        )
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, input_size[0]):
             raise ConfigError(f"{name}={values!r} is not allowed: it must have 1 or {input_size[0]} values.")

@@ -20,8 +20,8 @@ F = TypeVar("F", bound=Callable[..., Splits])
 def register_dataset(name: str) -> Callable[[F], F]:
     """Decorator that makes a function's data set known as ``name``.
 
-    The function takes at least the keywords of :func:`input_options` (``input_size``, ``mean``, ``std``), any options of
-    its own with defaults, and returns :class:`Splits`.
+    The function takes at least the keywords of :func:`input_options` (``input_size``, ``mean``, ``std``), any
+    options of its own with defaults, and returns :class:`Splits`.
 
     Raises:
         RegistrationError: ``name`` is taken or malformed.
@@ -44,7 +44,9 @@ def load_dataset(name: str, **options: Any) -> Splits:
     load = datasets.get(name)
     splits = load(**_decode_options(name, load, options))
     if not isinstance(splits, Splits):
-        raise RegistrationError(f"data set {name!r} returned {type(splits).__name__}; it must return moezoo.data.Splits")
+        raise RegistrationError(
+            f"data set {name!r} returned {type(splits).__name__}; it must return moezoo.data.Splits"
+        )
     return splits
 
 
@@ -53,7 +55,9 @@ def input_options(model: nn.Module) -> dict[str, Any]:
     cfg = getattr(model, "pretrained_cfg", None)
     if not cfg:
         raise ConfigError(
-            f"{type(model).__name__} has no pretrained_cfg that says its input size, mean and std; pass them to load_dataset.")
+            f"{type(model).__name__} has no pretrained_cfg that says its input size, mean and std; "
+            "pass them to load_dataset."
+        )
     return {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
 
 
@@ -64,9 +68,15 @@ def _decode_options(name: str, load: Callable[..., Splits], options: dict[str, A
         return options
     hints = get_type_hints(load)
     fields = [
-        (p.name, hints.get(p.name, Any), dataclasses.field(default=None if p.default is p.empty else p.default))
+        (
+            p.name,
+            hints.get(p.name, Any),
+            dataclasses.field(default=None if p.default is p.empty else p.default),
+        )
         for p in parameters
     ]
-    cls = dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"__pydantic_config__": STRICT})
-    decoded = decode(cls, options, where=f"data set {name!r}")
-    return {key: getattr(decoded, key) for key in options}
+    cls = dataclasses.make_dataclass(
+        "Options", fields, frozen=True, namespace={"__pydantic_config__": STRICT}
+    )
+    decoded: Any = decode(cls, options, where=f"data set {name!r}")
+    return {key: getattr(decoded, key) if key in hints else value for key, value in options.items()}

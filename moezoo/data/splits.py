@@ -1,4 +1,4 @@
-"""What a data set comes as: three torch data sets of prepared images, and what is needed to show them again."""
+"""What a data set comes as: three torch data sets of prepared images, and what it takes to show them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moezoo.errors import InputError
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts. Every item is ``(image, label)``: a float tensor (C, H, W), normalised, and an int."""
+    """A data set in three parts of items ``(image, label)``: a normalised (C, H, W) tensor and an int."""
 
     name: str
     train: Dataset
@@ -50,7 +50,9 @@ class ImageTensors(Dataset):
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] | None = None):
         if images.dim() != 4 or labels.shape != images.shape[:1]:
             raise InputError(
-                f"images must be (N, C, H, W) with N labels, got {tuple(images.shape)} and {tuple(labels.shape)}")
+                f"images must be (N, C, H, W) with N labels, got {tuple(images.shape)} "
+                f"and {tuple(labels.shape)}"
+            )
         self.images = images
         self.labels = labels
         self.transform = transform

@@ -41,7 +41,9 @@ class Classification:
     """Row: true class, column: predicted class."""
 
 
-def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence[str] | None = None) -> Classification:
+def classification_metrics(
+    logits: Tensor, labels: Tensor, label_names: Sequence[str] | None = None
+) -> Classification:
     """Compute every metric of :class:`Classification`.
 
     Args:
@@ -56,10 +58,14 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
 
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise InputError(
-            f"logits must be (N, C) with N labels and N at least 1, got {tuple(logits.shape)} and {tuple(labels.shape)}")
+            f"logits must be (N, C) with N labels and N at least 1, got {tuple(logits.shape)} "
+            f"and {tuple(labels.shape)}"
+        )
     classes = list(range(logits.shape[1]))
     if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-        raise InputError(f"labels must be from 0 to {len(classes) - 1}, got {int(labels.min())} to {int(labels.max())}")
+        raise InputError(
+            f"labels must be from 0 to {len(classes) - 1}, got {int(labels.min())} to {int(labels.max())}"
+        )
     names = [str(name) for name in (classes if label_names is None else label_names)]
     if len(names) != len(classes):
         raise InputError(f"label_names must have {len(classes)} names, one per class, got {len(names)}")
@@ -67,7 +73,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
     logits, labels = logits.detach().float().cpu(), labels.cpu()
     true, predicted = labels.numpy(), logits.argmax(-1).numpy()
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        true, predicted, labels=classes, zero_division=0)
+        true, predicted, labels=classes, zero_division=0
+    )
     top5 = None
     if len(classes) > 5:
         top5 = float(metrics.top_k_accuracy_score(true, logits.numpy(), k=5, labels=classes))
@@ -77,8 +84,10 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
         top1=float(metrics.accuracy_score(true, predicted)),
         top5=top5,
         calibration_error=calibration_error(logits.softmax(-1), labels),
-        labels=tuple(LabelReport(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-                     for i, name in enumerate(names)),
+        labels=tuple(
+            LabelReport(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+            for i, name in enumerate(names)
+        ),
         confusion=tuple(map(tuple, metrics.confusion_matrix(true, predicted, labels=classes).tolist())),
     )
 

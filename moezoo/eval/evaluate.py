@@ -53,7 +53,7 @@ def evaluate(
 def predict(
     model: nn.Module, dataset: Dataset, *, batch_size: int = 128
 ) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
-    """(N, classes) logits, (N,) labels, both on the CPU and in the data set's order, and the load of the experts."""
+    """(N, classes) logits and (N,) labels, on the CPU in the data set's order, and the experts' load."""
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise InputError("the data set is empty")
     device = next(model.parameters()).device

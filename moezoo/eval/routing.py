@@ -14,7 +14,7 @@ from moezoo.moe.record import RoutingRecord
 
 @dataclass(frozen=True)
 class LayerLoad:
-    """The load of one MoE layer's experts. Shares are fractions of the assignments (token, expert) the router made."""
+    """The load of one MoE layer's experts. Shares are fractions of the assignments (token, expert) made."""
 
     layer: str
     tokens: int

@@ -16,6 +16,9 @@ FAILURES: tuple[type[Exception], ...] = (
 )
 """Everything the client is known to raise."""
 
+# Clients before 1.0 have one class for files missing on the Hub and, derived from it, one for the cache.
+_ABSENT: type[Exception] = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
+
 
 def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
@@ -39,7 +42,7 @@ def reason(error: Exception) -> str:
         return "there is no such repository, or it is private and the token does not open it"
     if isinstance(error, errors.RevisionNotFoundError):
         return "the repository has no such revision"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
+    if isinstance(error, _ABSENT) and not isinstance(error, errors.LocalEntryNotFoundError):
         return "the repository has no such file, and moezoo reads no other kind (never .bin or .pth)"
     known = {
         401: "the token is not accepted",

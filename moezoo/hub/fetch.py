@@ -26,7 +26,7 @@ from moezoo.hub.files import file_digest
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 4.5
+PROBE_SECONDS = 4.0
 """Longest wait for the Hub's first answer, all attempts together."""
 ATTEMPTS = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -119,7 +119,7 @@ def _probe(repo_id: str, filename: str, revision: str | None, token: bool | str 
                 url = huggingface_hub.hf_hub_url(repo_id, filename, revision=revision)
                 answer[:] = [huggingface_hub.get_hf_file_metadata(url, token=token, timeout=3)]
                 return
-            except FAILURES as error:
+            except Exception as error:
                 answer[:] = [error]
                 pause = 0.2 * 2**attempt
                 if not is_passing(error) or time.monotonic() + pause + 1 > deadline:
@@ -130,7 +130,10 @@ def _probe(repo_id: str, filename: str, revision: str | None, token: bool | str 
     thread = threading.Thread(target=ask, name="moezoo-hub-probe", daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
-    return answer[0] if answer else TimeoutError(f"no answer within {PROBE_SECONDS} s")
+    result = answer[0] if answer else TimeoutError(f"no answer within {PROBE_SECONDS} s")
+    if isinstance(result, Exception) and not isinstance(result, FAILURES):
+        raise result
+    return result
 
 
 def _download(

@@ -18,9 +18,7 @@ except ImportError:  # Windows has no flock; a folder is then not guarded agains
     fcntl = None  # type: ignore[assignment]
 
 STAGING = ".moezoo-saving"
-"""Subfolder in which files are written before they are moved to their place; left behind only by a killed
-process.
-"""
+"""Subfolder in which files are written before they are renamed; only a killed process leaves it behind."""
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
@@ -44,9 +42,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` into an :class:`OutputError` that names ``path`` and, on a full disk, the free
-    space.
-    """
+    """Turn an ``OSError`` into an :class:`OutputError` that names ``path`` and the free space."""
     try:
         yield
     except OutputError:

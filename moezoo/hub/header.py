@@ -38,8 +38,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     if path.suffix != ".safetensors":
         raise ConfigError(
             f"{str(path)!r} is not a .safetensors file, and moezoo reads nothing else: a pickle can run code "
-            "when it is opened. "
-            "Where you trust the file, write its state dict once with "
+            "when it is opened. Where you trust the file, write its state dict once with "
             "safetensors.torch.save_file(state_dict, path)."
         )
     return path
@@ -77,7 +76,9 @@ def model_shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dty
     }
 
 
-def compare(model: Shapes, header: Shapes, *, source: str = "the file", keep: Collection[str] = ()) -> None:
+def compare(
+    model: Shapes, header: Shapes, source: object = "the file", *, keep: Collection[str] = ()
+) -> None:
     """Raise one :class:`WeightsMismatch` that lists every way in which the file does not fit the model.
 
     Args:
@@ -111,7 +112,7 @@ def compare(model: Shapes, header: Shapes, *, source: str = "the file", keep: Co
 
 def check_header(model: nn.Module, path: str | os.PathLike[str], *, keep: Collection[str] = ()) -> None:
     """:func:`compare` a model (meta or real) with a file."""
-    compare(model_shapes(model), header_shapes(path), source=repr(str(path)), keep=keep)
+    compare(model_shapes(model), header_shapes(path), path, keep=keep)
 
 
 def _word(dtype: torch.dtype | str) -> str:

@@ -59,11 +59,11 @@ def load_weights(
     header = header_shapes(path)
     if sha256 is not None and (got := file_digest(path)) != sha256:
         raise WeightsCorrupted(
-            f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got "
-            f"{got}"
+            f"{str(path)!r} is not the file its config.json was saved with: "
+            f"expected sha256 {sha256}, got {got}"
         )
     own = model_shapes(model)
-    compare(own, header, source=repr(str(path)), keep=keep)
+    compare(own, header, path, keep=keep)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

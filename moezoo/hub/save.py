@@ -1,8 +1,7 @@
 """``save_pretrained``: a folder with the weights, the configuration that rebuilds the model, and a card.
 
 What a kill or a power cut leaves behind. The weights are first written under a name made of their own hash
-(``model.<hash>.safetensors``). Then ``config.json``, which carries that hash, replaces the old one in a
-single
+(``model.<hash>.safetensors``). Then ``config.json``, which carries that hash, replaces the old one in one
 rename. Only then do the weights take their plain name. A reader who finds weights under the very hash that
 ``config.json`` asks for takes those. So before that rename the old model is whole, after it the new one is,
 and there is no moment in between. The next save tidies up.
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import moezoo
-from moezoo.config import to_dict
+from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError, InputError, OutputError
 from moezoo.hub.card import model_card
 from moezoo.hub.files import (
@@ -38,9 +37,17 @@ from moezoo.hub.files import (
     seal,
     write_text,
 )
-from moezoo.hub.schema import CONFIG_NAME, DATA_FIELDS, FORMAT_VERSION, WEIGHTS_NAME
+from moezoo.hub.schema import (
+    CONFIG_LIMIT,
+    CONFIG_NAME,
+    DATA_FIELDS,
+    FORMAT_VERSION,
+    WEIGHTS_NAME,
+    DataConfig,
+)
 from moezoo.hub.state import portable_state, refuse_nonfinite, unwrapped
 from moezoo.hub.stored import staged_name
+from moezoo.registry import model_config
 
 
 def save_pretrained(
@@ -50,8 +57,7 @@ def save_pretrained(
     metrics: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Path:
-    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into ``dir``, replacing a model saved
-    there before.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``, replacing a model saved there before.
 
     Args:
         model: A model that moezoo built. ``torch.compile`` and data-parallel wrappers are seen through.
@@ -89,11 +95,12 @@ def save_pretrained(
             config["weights_sha256"] = digest = file_digest(draft)
             staged = folder / staged_name(digest)
             move_into_place(draft, staged)
-            write_text(
-                folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            )
+            write_text(folder / CONFIG_NAME, config_text(config))
             move_into_place(staged, folder / WEIGHTS_NAME)
-            write_text(folder / "README.md", model_card(config, getattr(model, "pretrained_cfg", None)))
+            # A model trained from scratch owes nothing to the backbone's published weights.
+            fresh = getattr(model, "weights_origin", None) == "fresh"
+            cfg = None if fresh else getattr(model, "pretrained_cfg", None)
+            write_text(folder / "README.md", model_card(config, cfg))
         finally:
             tidy(folder)
     return folder
@@ -102,28 +109,44 @@ def save_pretrained(
 def stored_config(
     model: nn.Module, *, metrics: Any = None, label_names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """What ``config.json`` says about ``model``, without the hash of the weights."""
+    """What ``config.json`` says about ``model``; the hash of the weights is filled in later."""
     name, config = getattr(model, "moezoo_name", None), getattr(model, "moezoo_config", None)
     if not isinstance(name, str) or config is None:
         raise InputError(
             "save_pretrained takes a model that moezoo built, so that its config can rebuild it; "
-            f"{type(model).__name__} "
-            "has no moezoo_config. Build it by moezoo.create_model, or use safetensors.torch.save_model for "
-            "the bare weights."
+            f"{type(model).__name__} has no moezoo_config. Build it by moezoo.create_model, or use "
+            "safetensors.torch.save_model for the bare weights."
         )
+    # What is written has to be readable: the name leads to this very kind of configuration.
+    if not isinstance(config, type(model_config(name))):
+        raise ConfigError(f"moezoo_name={name!r} does not belong to a {type(config).__name__}")
     fields = to_dict(config)
     labels = label_names if label_names is not None else getattr(model, "label_names", None)
     cfg = getattr(model, "pretrained_cfg", None) or {}
     get = cfg.get if isinstance(cfg, Mapping) else lambda key: getattr(cfg, key, None)
-    return {
+    stated = {key: get(key) for key in DATA_FIELDS if get(key) is not None}
+    data = to_dict(decode(DataConfig, stated, where="model.pretrained_cfg"))
+    content = {
         "format_version": FORMAT_VERSION,
         "moezoo_version": moezoo.__version__,
         "name": name,
         "config": fields,
         "label_names": _labels(labels, fields.get("num_classes")),
-        "data": {key: _plain(get(key)) for key in DATA_FIELDS if get(key) is not None},
+        "data": {key: value for key, value in data.items() if value is not None},
         "metrics": _metrics(metrics),
+        "weights_sha256": "0" * 64,
     }
+    if (size := len(config_text(content).encode())) > CONFIG_LIMIT:
+        raise ConfigError(
+            f"config.json would have {size:,} bytes, more than the {CONFIG_LIMIT:,} that are read back; "
+            "shorten label_names or metrics"
+        )
+    return content
+
+
+def config_text(content: Mapping[str, Any]) -> str:
+    """``config.json`` as it is written."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def tidy(folder: Path) -> None:
@@ -138,10 +161,6 @@ def tidy(folder: Path) -> None:
             move_into_place(path, folder / WEIGHTS_NAME)
         elif re.fullmatch(r"model\.[0-9a-f]{16}\.safetensors", path.name):
             path.unlink()
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def _labels(labels: Any, num_classes: Any) -> list[str] | None:

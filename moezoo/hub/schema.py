@@ -91,8 +91,8 @@ def _check_version(data: dict[str, Any], place: str) -> None:
         )
     if version > FORMAT_VERSION:
         raise ConfigError(
-            f"{place}: format_version {version}, written by moezoo {data.get('moezoo_version')!s:.40}, is newer "
-            f"than this moezoo {moezoo.__version__}, which reads up to {FORMAT_VERSION}. Upgrade moezoo."
+            f"{place}: format_version {version}, written by moezoo {data.get('moezoo_version')!s:.40}, is "
+            f"newer than this moezoo {moezoo.__version__}, which reads formats up to {FORMAT_VERSION}."
         )
 
 

@@ -47,8 +47,7 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
             foreign.append(f"{key} ({type(value).__name__})")
             continue
         tensor = value.detach().cpu().contiguous()
-        # A tensor whose storage is already taken, or is larger than itself, is a tie or a view of another
-        # one.
+        # A tensor whose storage is already taken, or larger than itself, is a tie or a view of another.
         storage = tensor.untyped_storage()
         if storage.data_ptr() in owned or storage.nbytes() != tensor.nbytes:
             tensor = tensor.clone(memory_format=torch.contiguous_format)

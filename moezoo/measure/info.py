@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from moezoo.backbones.inject import MARK
+from moezoo.backbones.inject import adapters_of
 from moezoo.moe.layer import MoELayer
 
 RULE = "=" * 60
@@ -36,7 +36,7 @@ def print_model_info(model: nn.Module, *, verbose: bool = False) -> None:
 def _costs(model: nn.Module) -> list[str]:
     total = _count(model)
     inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MoELayer))
-    added = {name: getattr(m, getattr(m, MARK)) for name, m in model.named_modules() if hasattr(m, MARK)}
+    added = adapters_of(model)
     lines = [f"parameters: {total:,} total, {total - inactive:,} active per token"]
     if added:
         sum_added = sum(map(_count, added.values()))

@@ -116,6 +116,12 @@ class AuxSum:
         return aux_loss(self._model)
 
 
+def silence(model: nn.Module) -> None:
+    """Make the losses kept of the last forward zero, with zero gradients: its tokens stood for no sample."""
+    for calls in _aux_calls(model):
+        calls.calls = [{kind: value * 0 for kind, value in terms.items()} for terms in calls.calls]
+
+
 def mark_root(model: nn.Module) -> None:
     """Let ``model``'s own forward delimit what :func:`aux_loss` covers. Idempotent."""
     if _begin_forward not in model._forward_pre_hooks.values():

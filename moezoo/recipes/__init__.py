@@ -1,4 +1,4 @@
-"""Recipes: how a registered model is trained, as YAML beside its name: ``recipes/<family>/<arch>.yaml``. No torch here."""
+"""Recipes: how a registered model is trained, as YAML: ``recipes/<family>/<arch>.yaml``. No torch here."""
 
 from __future__ import annotations
 
@@ -22,4 +22,7 @@ def list_recipes() -> list[str]:
     folders = [folder for folder in files(__name__).iterdir() if folder.is_dir()]
     return sorted(
         f"{folder.name}/{path.name.removesuffix('.yaml')}"
-        for folder in folders for path in folder.iterdir() if path.name.endswith(".yaml"))
+        for folder in folders
+        for path in folder.iterdir()
+        if path.name.endswith(".yaml")
+    )

@@ -1,8 +1,9 @@
-"""From the configuration's device and precision to an ``accelerate.Accelerator``."""
+"""From the configuration's device and precision to torch's and accelerate's."""
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
@@ -10,19 +11,35 @@ from moezoo.errors import ConfigError
 from moezoo.train.config import TrainingConfig
 
 
+def find_device(name: str) -> torch.device:
+    """The device called ``name``: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        ConfigError: It is not on this machine; the message says what is.
+    """
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind in ("cuda", "mps") if found[kind]), "cpu"))
+    if not found.get(name, False):
+        here = ", ".join(kind for kind, there in found.items() if there)
+        raise ConfigError(f"device={name!r} is not on this machine. Here: auto, {here}.")
+    return torch.device(name)
+
+
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """An accelerator for this run.
+    """An accelerator for one run.
 
     Raises:
         ConfigError: The device is not there, or cannot compute in the precision asked for.
     """
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not found.get(config.device, True):
-        here = ", ".join(name for name, there in found.items() if there)
-        raise ConfigError(f"device={config.device!r} is not on this machine. Here: auto, {here}.")
+    device = find_device(config.device)
+    if config.mixed_precision == "fp16" and device.type == "cpu":
+        raise ConfigError("mixed_precision='fp16' needs a GPU: on the CPU take 'bf16' or 'no'.")
     # accelerate keeps its first settings for the whole process; a second run may have others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("mixed_precision='fp16' needs a GPU: on the CPU take 'bf16' or 'no'.")
-    return accelerator
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=config.mixed_precision)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files: always, but under ``torchrun`` only in one of them."""
+    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0

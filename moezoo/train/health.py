@@ -24,9 +24,9 @@ class CollapseWatch:
         for layer in bad.keys() & self._last - self._warned:
             load = bad[layer]
             warnings.warn(
-                f"expert collapse in {layer!r} at epoch {metrics.epoch}: the busiest expert gets {load.max_share:.0%} of the "
-                f"tokens, {len(load.dead_experts)} of {load.num_experts} get none. Raise load_balance_weight, or add "
-                "router_noise.",
+                f"expert collapse in {layer!r} at epoch {metrics.epoch}: the busiest expert "
+                f"gets {load.max_share:.0%} of the tokens, {len(load.dead_experts)} of {load.num_experts} none."
+                " Raise load_balance_weight, or add router_noise.",
                 MoeZooWarning,
                 stacklevel=3,
             )

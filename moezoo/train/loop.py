@@ -33,14 +33,14 @@ def fit(
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> TrainingResult:
-    """Train ``model`` on ``splits.train``, choose the epoch on ``splits.val`` and report ``splits.test`` once.
+    """Train on ``splits.train``, choose the epoch on ``splits.val`` and report ``splits.test`` once.
 
-    Cross-entropy plus :func:`moezoo.aux_loss`, AdamW with warm-up and cosine. On the CPU the same seed, model and data give
-    the same weights bit for bit. The caller's random generators are left as they were.
+    Cross-entropy plus :func:`moezoo.aux_loss`, AdamW with warm-up and cosine. On the CPU the same seed, model
+    and data give the same weights bit for bit. The caller's random generators are left as they were.
 
     Args:
-        model: (B, C, H, W) to (B, classes) logits; trained in place. It comes back on the device it was trained on, with
-            the weights of the best epoch, in evaluation mode.
+        model: (B, C, H, W) to (B, classes) logits; trained in place. It comes back on the device it was
+            trained on, with the weights of the best epoch, in evaluation mode.
         splits: A prepared data set.
         config: How to train.
         out: Folder for ``metrics.jsonl`` (one line per epoch) and ``metrics.json``; ``None`` writes nothing.
@@ -49,7 +49,8 @@ def fit(
     Raises:
         OutputError: ``out`` cannot be written; found before anything is trained.
         ConfigError: The device or precision asked for is not there.
-        NonFiniteError: A loss or gradient became NaN or infinite, named by epoch and step. The optimiser has not used it.
+        NonFiniteError: A loss or gradient became NaN or infinite, named by epoch and step. The optimiser has
+            not used it.
     """
     folder = probe_folder(out) if out is not None else None
     observer = observer or Silent()
@@ -71,7 +72,10 @@ def fit(
                 if log is not None:
                     log.add(metrics.to_dict())
                 # Validation sets are small and accuracies tie; the loss then decides.
-                if best is None or (metrics.val_accuracy, -metrics.val_loss) > (best.val_accuracy, -best.val_loss):
+                if best is None or (metrics.val_accuracy, -metrics.val_loss) > (
+                    best.val_accuracy,
+                    -best.val_loss,
+                ):
                     best, best_weights = metrics, copy.deepcopy(model.state_dict())
                 observer.epoch(metrics, best)
         finally:
@@ -96,7 +100,10 @@ class _Run:
         self.accelerator = make_accelerator(config)
         size = len(splits.train)  # type: ignore[arg-type]
         loader = DataLoader(
-            splits.train, config.batch_size, shuffle=True, num_workers=config.num_workers,
+            splits.train,
+            config.batch_size,
+            shuffle=True,
+            num_workers=config.num_workers,
             generator=torch.Generator().manual_seed(config.seed),
             # Batch normalisation has no statistics of a single image.
             drop_last=size > config.batch_size and size % config.batch_size == 1,
@@ -116,17 +123,20 @@ class _Run:
         seen, sums = 0, torch.zeros(3, dtype=torch.float64)
         for step, (images, labels) in enumerate(self.loader, start=1):
             place = f"epoch {epoch}, step {step} of {self.steps_per_epoch}"
-            lr = self.schedule.get_last_lr()[0]
+            lr = float(self.schedule.get_last_lr()[0])
             values = self._step(images, labels, place)
             seen += len(labels)
             sums += len(labels) * torch.tensor(values, dtype=torch.float64)
             observer.step(values[0])
         loss, aux, norm = (sums / seen).tolist()
         with self.accelerator.autocast():
-            logits, targets, routing = predict(self.model, self.splits.val, batch_size=2 * self.config.batch_size)
+            logits, targets, routing = predict(
+                self.model, self.splits.val, batch_size=2 * self.config.batch_size
+            )
         val = classification_metrics(logits, targets)
         return EpochMetrics(
-            epoch, lr, loss, aux, norm, val.loss, val.top1, time.perf_counter() - begin, routing)
+            epoch, lr, loss, aux, norm, val.loss, val.top1, time.perf_counter() - begin, routing
+        )
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, place: str) -> tuple[float, float, float]:
         """One optimiser step; the task loss, the auxiliary loss and the norm of the gradient."""
@@ -142,14 +152,18 @@ class _Run:
         loss = task + aux
         if not torch.isfinite(loss):
             raise NonFiniteError(
-                f"{place}: the loss is {loss.item()} (task {task.item()}, auxiliary {aux.item()}); the weights are those of "
-                f"the step before. Try a lower lr (now {config.lr}), grad_clip, or mixed_precision='no'.")
+                f"{place}: the loss is {loss.item()} (task {task.item()}, auxiliary {aux.item()}); the "
+                f"weights are those of the step before. Try a lower lr (now {config.lr}), grad_clip, or "
+                "mixed_precision='no'."
+            )
         accelerator.backward(loss)
         accelerator.unscale_gradients()
         norm = nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
-        # Under fp16 an infinite gradient is the loss scaler's business: it skips the step and lowers its scale.
+        # Under fp16 an infinite gradient is the scaler's business: it skips the step and lowers its scale.
         if not torch.isfinite(norm) and config.mixed_precision != "fp16":
-            raise NonFiniteError(f"{place}: the gradient's norm is {norm.item()}; the weights are those of the step before.")
+            raise NonFiniteError(
+                f"{place}: the gradient's norm is {norm.item()}; the weights are those of the step before."
+            )
         if config.grad_clip is not None and torch.isfinite(norm):
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.grad_clip, norm)
         self.optimizer.step()

@@ -14,11 +14,12 @@ from moezoo.train.config import TrainingConfig
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only.
 
-    What timm models list in ``no_weight_decay()`` (position embeddings, class tokens), biases and norms have none. The
-    stacked biases of experts, (E, width), are biases although they have two dimensions.
+    What timm models list in ``no_weight_decay()`` (position embeddings, class tokens), biases and norms have
+    none. The stacked biases of experts, (E, width), are biases although they have two dimensions.
     """
-    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    decay, plain = [], []
+    exempt = set(listed()) if callable(listed := getattr(model, "no_weight_decay", None)) else set()
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             bias = parameter.dim() < 2 or name in exempt or name.rpartition(".")[2].startswith(("b_", "bias"))
@@ -27,7 +28,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int
+) -> LambdaLR:
     """Linear warm-up from zero, then a cosine to ``min_lr``; to be stepped after every optimiser step."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     total = config.epochs * steps_per_epoch

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from moezoo.train.result import EpochMetrics
 
@@ -67,8 +74,9 @@ class ProgressBar:
         self._bar.update(self._task, advance=1, state=f"loss {metrics.loss:.3f}  {self._state}")
         every = max(self._epochs // 10, 1)
         if not self.console.is_terminal and (metrics.epoch % every == 0 or metrics.epoch == self._epochs):
-            self.console.print(
-                f"{self.title}  epoch {metrics.epoch:3d}/{self._epochs}  loss {metrics.loss:.3f}  {self._state}")
+            count = f"epoch {metrics.epoch:3d}/{self._epochs}"
+            self.console.print(f"{self.title}  {count}  loss {metrics.loss:.3f}  {self._state}")
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self.console.is_terminal:
+            self._bar.stop()

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moezoo.config import STRICT, decode, field_names, merge, option, parse_assignments, read_yaml, to_dict, to_yaml
+from moezoo.config import (
+    STRICT,
+    decode,
+    field_names,
+    merge,
+    option,
+    parse_assignments,
+    read_yaml,
+    to_dict,
+    to_yaml,
+)
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean, is_stored_name
 from moezoo.recipes import find_recipe, list_recipes
@@ -86,11 +96,16 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
     dataset = data.pop("name", None)
     if not isinstance(dataset, str):
         raise ConfigError(
-            f"no data set for {name!r}: give one with --set data.name=digits. Recipes exist for: {', '.join(list_recipes())}.")
+            f"no data set for {name!r}: give one with --set data.name=digits. "
+            f"Recipes exist for: {', '.join(list_recipes())}."
+        )
     if not stored:
         model_config(name, **merged["model"])  # finds a bad model key before anything is loaded or built
     return Recipe(
-        name=name, model=merged["model"], dataset=dataset, data_options=data,
+        name=name,
+        model=merged["model"],
+        dataset=dataset,
+        data_options=data,
         training=decode(TrainingConfig, merged["training"], where="training"),
         viz=decode(VizConfig, merged["viz"], where="viz"),
     )
@@ -112,8 +127,13 @@ def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> d
     for key, value in given.items():
         inside = key in SECTIONS and isinstance(value, Mapping)
         if not inside and key not in model_keys:
-            options = [*SECTIONS, *model_keys, *(f"training.{f.name}" for f in dataclasses.fields(TrainingConfig)),
-                       *(f"viz.{f.name}" for f in dataclasses.fields(VizConfig)), "data.name"]
+            options = [
+                *SECTIONS,
+                *model_keys,
+                *(f"training.{f.name}" for f in dataclasses.fields(TrainingConfig)),
+                *(f"viz.{f.name}" for f in dataclasses.fields(VizConfig)),
+                "data.name",
+            ]
             same = [option for option in options if option.endswith(f".{key}")]
             hint = f" Did you mean: {', '.join(same)}?" if same else did_you_mean(key, options)
             raise ConfigError(f"--set {key!r}: no such key.{hint} Sections: {', '.join(SECTIONS)}.")
@@ -125,6 +145,8 @@ def _check_sections(recipe: Mapping[str, Any]) -> None:
     for section, content in recipe.items():
         if section not in SECTIONS:
             raise ConfigError(
-                f"unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} Sections: {', '.join(SECTIONS)}.")
+                f"unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} "
+                f"Sections: {', '.join(SECTIONS)}."
+            )
         if not isinstance(content, Mapping):
             raise ConfigError(f"section {section!r} must be a mapping of keys to values, got {content!r}")

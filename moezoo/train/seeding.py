@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, Python's, numpy's and torch's generators start from ``seed``; afterwards they are as they were."""
+    """Python's, numpy's and torch's generators start from ``seed``; afterwards they are as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(seed)

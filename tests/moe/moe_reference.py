@@ -1,4 +1,5 @@
-"""Slow float64 references for the MoE core, written token by token from the papers and independent of moezoo's code."""
+"""Slow float64 references for the MoE core, written token by token from the papers and independent of
+moezoo's code."""
 
 from __future__ import annotations
 

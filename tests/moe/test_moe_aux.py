@@ -1,4 +1,5 @@
-"""Auxiliary losses of a whole model: exact, idempotent, and safe under checkpointing, copying and accumulation."""
+"""Auxiliary losses of a whole model: exact, idempotent, and safe under checkpointing, copying and
+accumulation."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Net(nn.Module):
 def routings(model, x):
     """Every routing of one forward, from hooks of its own; the graph is kept."""
     seen = []
-    handles = [layer.router.register_forward_hook(lambda _m, _a, r: seen.append(r)) for layer in model.layers]
+    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+    handles = [layer.router.register_forward_hook(lambda _m, _a, r: seen.append(r)) for layer in layers]
     model(x)
     for handle in handles:
         handle.remove()
@@ -113,6 +115,14 @@ def test_a_layer_called_twice_counts_twice_in_a_marked_root():
     model(torch.randn(9, 8))  # an earlier forward must leave nothing behind
     seen = routings(model, x)
     assert len(seen) == 3
+    torch.testing.assert_close(aux_loss(model), expected_loss(seen))
+
+
+def test_a_part_run_alone_after_a_marked_forward_replaces_its_own_call():
+    model = Net(layers=1)
+    mark_root(model)
+    model(torch.randn(5, 8))
+    seen = routings(model.layers[0], torch.randn(7, 8))
     torch.testing.assert_close(aux_loss(model), expected_loss(seen))
 
 

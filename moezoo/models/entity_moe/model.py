@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from moezoo.backbones.empty import allow_empty_batches
 from moezoo.backbones.inject import inject
+from moezoo.backbones.inputs import expect_images
 from moezoo.backbones.timm_models import create_backbone
 from moezoo.models.entity_moe.adapter import ENTITY
 from moezoo.models.entity_moe.config import EntityMoEConfig
@@ -17,4 +19,5 @@ def build(config: EntityMoEConfig) -> nn.Module:
         UnknownModelError: timm has no such backbone.
         ConfigError, InjectionError: A field does not fit the backbone.
     """
-    return inject(create_backbone(config), config.inject_layers, ENTITY, config)
+    model = inject(create_backbone(config), config.inject_layers, ENTITY, config)
+    return allow_empty_batches(expect_images(model, config.in_chans))

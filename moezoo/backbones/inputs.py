@@ -1,0 +1,50 @@
+"""Images of the wrong shape get an error that names what was given, what is expected, and the option that changes it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from moezoo.errors import InputError
+
+
+def expect_images(model: nn.Module, in_chans: int) -> nn.Module:
+    """Check the images of every forward of ``model``; returns it."""
+    model.moezoo_in_chans = in_chans  # type: ignore[assignment]
+    model.register_forward_pre_hook(_check_hook)
+    return model
+
+
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """Raise :class:`InputError` unless ``images`` is a float (B, C, H, W) batch that ``model`` takes."""
+    in_chans, size = model.moezoo_in_chans, fixed_size(model)
+    rows, columns = size if size is not None else ("height", "width")
+    expected = f"(batch, {in_chans}, {rows}, {columns})"
+    if not isinstance(images, Tensor) or images.dim() != 4:
+        raise InputError(f"images must be a tensor of {expected}, got {tuple(getattr(images, 'shape', ())) or images!r}.")
+    if images.dtype == torch.uint8 or not images.is_floating_point():
+        raise InputError(f"images must be floating point, got {images.dtype}: scale and normalise them (timm.data.create_transform).")
+    if images.shape[1] != in_chans:
+        raise InputError(
+            f"images must be {expected}, got {tuple(images.shape)}: wrong number of channels; in_chans={images.shape[1]} "
+            "builds a model for these.")
+    if size is not None and tuple(images.shape[2:]) != size:
+        wanted = tuple(images.shape[2:])
+        raise InputError(
+            f"images must be {expected}, got {tuple(images.shape)}: wrong size; img_size={wanted} builds a model for these.")
+
+
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) where the backbone takes no other size, else ``None``."""
+    embed = getattr(model, "patch_embed", None)
+    strict = getattr(embed, "strict_img_size", None)
+    if getattr(model, "dynamic_img_size", False) or strict is False:
+        return None
+    cfg = getattr(model, "pretrained_cfg", {})
+    size = getattr(embed, "img_size", None) if strict else cfg["input_size"][1:] if cfg.get("fixed_input_size") else None
+    return (int(size[0]), int(size[1])) if size is not None else None
+
+
+def _check_hook(model: nn.Module, args: tuple) -> None:
+    if args:
+        check_images(model, args[0])

@@ -1,0 +1,158 @@
+"""Token routing drawn over the images the tokens came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from moezoo.errors import InputError
+from moezoo.moe.record import RoutingRecord
+from moezoo.viz.load import _short
+from moezoo.viz.style import ALERT, INK, MUTED, expert_colors, new_figure
+
+COLUMNS = 8
+"""Images side by side."""
+
+
+def expert_map(record: RoutingRecord) -> Tensor:
+    """(B, rows, columns) int64: every token's expert of the largest weight; -1 where all were dropped.
+
+    Raises:
+        InputError: The layer's tokens do not lie on a grid.
+    """
+    if record.grid is None:
+        raise InputError(
+            f"the tokens of {record.name!r} do not lie on a grid, so they cannot be drawn over an image"
+        )
+    routing, (rows, columns) = record.routing, record.grid
+    weight = torch.full((routing.num_tokens, routing.num_experts), -1.0)
+    kept = ~routing.dropped.cpu()
+    token, expert = routing.token_index.cpu()[kept], routing.expert_index.cpu()[kept]
+    weight[token, expert] = routing.weight.detach().float().cpu()[kept]
+    strongest, chosen = weight.max(-1)
+    chosen[strongest < 0] = -1
+    per_image = record.prefix_tokens + rows * columns
+    return chosen.view(-1, per_image)[:, record.prefix_tokens :].reshape(-1, rows, columns)
+
+
+def routing_figure(
+    images: Tensor,
+    records: Sequence[RoutingRecord],
+    *,
+    titles: Sequence[str] | None = None,
+    wrong: Sequence[bool] | None = None,
+    opacity: float = 0.62,
+) -> Figure:
+    """The images, and below them once per layer the same images with every patch in the colour of its expert.
+
+    Args:
+        images: (B, C, H, W) pixels in [0, 1], C 1 or 3; :meth:`moezoo.data.Splits.to_pixels` gives them.
+        records: One record per layer, of the forward of exactly these images.
+        titles: B short texts above the images.
+        wrong: B times whether the title is to stand out as a mistake.
+        opacity: Of the colours, 0 to 1.
+
+    Raises:
+        InputError: No record, a layer without a grid, or records of other images.
+    """
+    if not records:
+        raise InputError(
+            "routing_figure needs at least one RoutingRecord; the model has no MoE layer or recorded nothing"
+        )
+    maps = [expert_map(record) for record in records]
+    for record, experts in zip(records, maps, strict=True):
+        if len(experts) != len(images):
+            raise InputError(
+                f"{record.name!r} routed {len(experts)} images, but {len(images)} are to be drawn"
+            )
+    columns = min(len(images), COLUMNS)
+    bands = -(-len(images) // columns)
+    per_band = 1 + len(maps)
+    figure = new_figure(1.35 * columns + 0.5, 1.42 * per_band * bands + 0.75, pad=0.03)
+    axes = figure.subplots(per_band * bands, columns, squeeze=False)
+    pixels = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    for index in range(bands * columns):
+        column = axes[index // columns * per_band :, index % columns][:per_band]
+        if index >= len(images):
+            for ax in column:
+                ax.set_visible(False)
+            continue
+        for ax, layer in zip(column, [None, *range(len(maps))], strict=True):
+            # Under the colours black is lifted to grey: they keep the hue the legend shows.
+            _show(ax, pixels[index] if layer is None else 0.4 + 0.6 * pixels[index])
+            if layer is not None:
+                count = records[layer].routing.num_experts
+                _overlay(ax, maps[layer][index].numpy(), pixels[index].shape[:2], count, opacity)
+            if index % columns == 0:
+                ax.set_ylabel(
+                    "input" if layer is None else _short(records[layer].name), fontsize=9.5, color=INK
+                )
+        if titles is not None:
+            mistake = wrong is not None and wrong[index]
+            column[0].set_title(
+                titles[index],
+                fontsize=10,
+                color=ALERT if mistake else INK,
+                pad=4,
+                fontweight="bold" if mistake else "normal",
+            )
+    _legend(figure, maps, max(record.routing.num_experts for record in records))
+    return figure
+
+
+def _show(ax: Axes, pixels: np.ndarray) -> None:
+    height, width = pixels.shape[:2]
+    gray = pixels.shape[2] == 1
+    ax.imshow(
+        pixels[..., 0] if gray else pixels,
+        cmap="gray" if gray else None,
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(0, width, height, 0),
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def _overlay(ax: Axes, experts: np.ndarray, size: tuple[int, int], num_experts: int, opacity: float) -> None:
+    """Colour every cell of the token grid; the cells tile the image exactly, whatever the two sizes."""
+    rows, columns = experts.shape
+    height, width = size
+    colors = np.array([*((*c, opacity) for c in expert_colors(num_experts)), (0, 0, 0, 0)])
+    ax.imshow(colors[experts], interpolation="nearest", extent=(0, width, height, 0))
+    if max(rows, columns) <= 32:  # finer grids would be all lines
+        ax.hlines(np.arange(1, rows) * height / rows, 0, width, colors="white", linewidth=0.4, alpha=0.6)
+        ax.vlines(
+            np.arange(1, columns) * width / columns, 0, height, colors="white", linewidth=0.4, alpha=0.6
+        )
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+
+
+def _legend(figure: Figure, maps: Sequence[Tensor], num_experts: int) -> None:
+    if num_experts > 16:
+        return
+    chosen = torch.cat([experts.flatten() for experts in maps])
+    handles = [
+        Patch(color=color, label=f"expert {i}  {(chosen == i).float().mean():.0%}")
+        for i, color in enumerate(expert_colors(num_experts))
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(num_experts, 8),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        title="share of the patches shown",
+        title_fontproperties={"size": 8.5},
+    )
+    figure.legends[0].get_title().set_color(MUTED)

@@ -1,0 +1,59 @@
+"""Every registered model at its real size, on the meta device: nothing is allocated."""
+
+import pytest
+import torch
+
+import moezoo
+from moezoo.backbones.inject import adapters_of
+from moezoo.backbones.timm_models import create_backbone
+from moezoo.factory import build
+from moezoo.moe import MoELayer
+
+NAMES = moezoo.list_models()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_size_shapes_keys_and_counts(name):
+    with torch.device("meta"):
+        model = moezoo.create_model(name).eval()
+        backbone = create_backbone(model.moezoo_config)
+        images = torch.empty(2, *model.pretrained_cfg["input_size"])
+    assert model(images).shape == (2, model.moezoo_config.num_classes)
+    assert model.moezoo_name == name
+    assert model.weights_origin == "fresh"
+
+    added = adapters_of(model)
+    assert {k: v.shape for k, v in model.state_dict().items() if ".entity_moe." not in k} == {
+        k: v.shape for k, v in backbone.state_dict().items()}
+    total = sum(p.numel() for p in model.parameters())
+    adapters = sum(p.numel() for a in added.values() for p in a.parameters())
+    assert total == adapters + sum(p.numel() for p in backbone.parameters())
+    assert len(added) == len(model.entity_moe_config["inject_layers"]) > 0
+
+    layers = [m for m in model.modules() if isinstance(m, MoELayer)]
+    assert len(layers) == (0 if model.moezoo_config.dense else len(added))
+    assert all(layer.num_experts == 4 and layer.top_k == 1 for layer in layers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_size_features_match_feature_info(name):
+    with torch.device("meta"):
+        model = moezoo.create_model(name, features_only=True).eval()
+        size = model.pretrained_cfg["input_size"]
+        maps = model(torch.empty(2, *size))
+    info = model.feature_info
+    assert [m.shape[1] for m in maps] == info.channels()
+    for m, reduction in zip(maps, info.reduction(), strict=True):
+        assert m.shape[2:] == (-(-size[1] // reduction), -(-size[2] // reduction))
+
+
+def test_active_parameters_equal_those_of_the_dense_twin_but_for_the_router():
+    """The twin's MLP is as wide as what a token uses of the MoE."""
+    config = moezoo.model_config("entity_moe/vit_small")
+    with torch.device("meta"):
+        moe = next(m for m in build(config).modules() if isinstance(m, MoELayer))
+        twin = build(moezoo.model_config("entity_moe/vit_small.dense")).blocks[11].entity_moe.moe
+    active = sum(p.numel() for p in moe.parameters()) - moe.inactive_parameters()
+    routing = sum(p.numel() for p in moe.router.parameters()) + sum(p.numel() for p in moe.shared.gate.parameters())
+    biases = moe.experts.b_out[0].numel() + moe.shared.b_out.numel() - twin.fc2.bias.numel()
+    assert active - routing - biases == sum(p.numel() for p in twin.parameters())

@@ -1,0 +1,208 @@
+"""Every registered model, made small, on real tensors: what any of them must be able to do."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from tiny import tiny_input_size, tiny_overrides
+
+import moezoo
+from moezoo.backbones.inject import adapters_of
+
+NAMES = moezoo.list_models()
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def make(name, **more):
+    torch.manual_seed(0)
+    model = moezoo.create_model(name, **{**tiny_overrides(name), **more})
+    for path, adapter in adapters_of(model).items() if not more.get("features_only") else ():
+        torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
+        assert "entity_moe" in path
+    return model
+
+
+def images_for(model, batch=2):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, *tiny_input_size(model), generator=generator)
+
+
+def test_starts_as_its_backbone(name):
+    torch.manual_seed(0)
+    model = moezoo.create_model(name, **tiny_overrides(name)).eval()
+    backbone = moezoo.backbones.timm_models.create_backbone(model.moezoo_config).eval()
+    missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
+    assert not unexpected
+    assert all(".entity_moe." in key for key in missing)
+    images = images_for(model)
+    assert torch.equal(model(images), backbone(images))
+
+
+def test_every_parameter_gets_a_finite_gradient_and_a_step_lowers_the_loss(name):
+    model = make(name)
+    images, labels = images_for(model, 4), torch.tensor([0, 1, 2, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(model(images), labels) + moezoo.aux_loss(model)
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_bfloat16_and_autocast_stay_close(name):
+    model = make(name).eval()
+    images = images_for(model)
+    with torch.no_grad():
+        want = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            auto = model(images)
+        half = model.to(torch.bfloat16)(images.to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    scale = want.abs().max()
+    assert (auto.float() - want).abs().max() < 0.15 * scale
+    assert (half.float() - want).abs().max() < 0.15 * scale
+
+
+def test_features_are_nchw_under_the_classifiers_own_keys(name):
+    model, features = make(name), make(name, features_only=True, out_indices=[-2, -1]).eval()
+    assert set(features.state_dict()) <= set(model.state_dict())
+    assert any(".entity_moe." in key for key in features.state_dict())
+    result = features.load_state_dict({k: v for k, v in model.state_dict().items() if k in features.state_dict()})
+    assert not result.missing_keys
+    images = images_for(model)
+    maps = features(images)
+    want = model.eval().forward_intermediates(images, indices=[-2, -1], intermediates_only=True, norm=False, output_fmt="NCHW")
+    assert [m.shape[1] for m in maps] == features.feature_info.channels()
+    assert all(torch.equal(a, b) for a, b in zip(maps, want, strict=True))
+
+
+def test_timm_methods_go_on_working(name):
+    model = make(name).eval()
+    images = images_for(model)
+    logits = model(images)
+    assert torch.equal(model.forward_head(model.forward_features(images)), logits)
+    groups = model.group_matcher(coarse=False)
+    assert groups
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    assert transform is not None
+    model.reset_classifier(3)
+    assert model(images).shape == (2, 3)
+    model.reset_classifier(0)
+    assert model(images).shape == (2, model.num_features)
+
+
+def test_copies_pickles_and_ema(name):
+    model = make(name)
+    images = images_for(model)
+    model(images)  # leaves a graph behind, which no copy may carry
+    clone, restored = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    ema = timm.utils.ModelEmaV3(model)
+    model.eval()
+    want = model(images)
+    for other in (clone, restored, ema.module):
+        assert torch.equal(other.eval()(images), want)
+    with torch.no_grad():
+        next(iter(adapters_of(clone).values())).ffn.fc2.weight.zero_()
+    assert torch.equal(model(images), want)
+
+
+def test_save_and_load_give_equal_logits(name, tmp_path):
+    model = make(name).eval()
+    images = images_for(model)
+    moezoo.save_pretrained(model, tmp_path / "saved")
+    loaded = moezoo.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
+    assert torch.equal(loaded(images), model(images))
+    assert loaded.moezoo_config == model.moezoo_config
+    fresh = moezoo.create_model(f"local-dir:{tmp_path / 'saved'}")
+    assert fresh.weights_origin == "fresh"
+    assert fresh.moezoo_name == model.moezoo_name
+
+
+def test_aux_loss_and_recording(name):
+    model = make(name)
+    images = images_for(model)
+    dense = model.moezoo_config.dense
+    with moezoo.record_routing(model) as records:
+        model(images)
+    loss = moezoo.aux_loss(model)
+    assert loss.isfinite()
+    assert (loss == 0) if dense else (loss > 0)
+    assert len(records) == (0 if dense else len(adapters_of(model)))
+    for record in records:
+        assert record.grid is not None
+        per_image = record.grid[0] * record.grid[1] + record.prefix_tokens
+        assert record.routing.num_tokens == 2 * per_image
+        assert record.name.endswith("entity_moe.moe")
+    model.eval()
+    model(images)
+    assert moezoo.aux_loss(model) == 0
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients(name):
+    results = []
+    for checkpointing in (False, True):
+        model = make(name)
+        model.set_grad_checkpointing(checkpointing)
+        with moezoo.record_routing(model) as records:
+            loss = model(images_for(model)).square().mean() + moezoo.aux_loss(model)
+            loss.backward()
+        results.append((loss.detach(), {k: p.grad for k, p in model.named_parameters()}, len(records)))
+    (loss_a, grads_a, calls_a), (loss_b, grads_b, calls_b) = results
+    torch.testing.assert_close(loss_a, loss_b)
+    assert calls_a == calls_b
+    for key, grad in grads_a.items():
+        torch.testing.assert_close(grads_b[key], grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_compiles_as_one_graph_and_exports(name):
+    model = make(name).eval()
+    images = images_for(model)
+    other = torch.randn_like(images)  # other tokens, other experts than those traced
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(model, (images,)).module()
+    with torch.no_grad():
+        for x in (images, other):
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_batch_gives_no_rows_and_no_nan(name):
+    model = make(name).eval()
+    assert model(images_for(model)[:0]).shape == (0, model.num_classes)
+    model.train()
+    out = model(images_for(model)[:0])
+    loss = out.sum() + moezoo.aux_loss(model)
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_batch_does_not_change_a_samples_result_in_evaluation(name):
+    model = make(name).eval()
+    images = images_for(model, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_training(name):
+    if name not in ("entity_moe/digits", "entity_moe/swin_tiny.last_stage", "entity_moe/resnet50.layer4"):
+        pytest.skip("three names stand for the families of backbones")
+    model = make(name)
+    images = images_for(model)
+    reference = copy.deepcopy(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True)
+    for m in (compiled, reference):
+        (m(images).square().mean() + moezoo.aux_loss(model if m is compiled else m)).backward()
+    for (key, a), b in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=key)

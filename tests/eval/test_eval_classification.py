@@ -1,0 +1,64 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from moezoo.errors import InputError
+from moezoo.eval import calibration_error, classification_metrics
+
+
+def test_figures_of_a_case_worked_out_by_hand():
+    # true 0 0 1 1 2; predicted 0 1 1 1 0
+    logits = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0, 4.0, 0], [1, 4.0, 0], [4.0, 0, 1]])
+    result = classification_metrics(logits, torch.tensor([0, 0, 1, 1, 2]), ["x", "y", "z"])
+    assert result.samples == 5
+    assert result.top1 == pytest.approx(3 / 5)
+    assert result.top5 is None
+    assert result.confusion == ((1, 1, 0), (0, 2, 0), (1, 0, 0))
+    x, y, z = result.labels
+    assert (x.label, x.precision, x.recall, x.support) == ("x", 0.5, 0.5, 2)
+    assert (y.precision, y.recall) == (pytest.approx(2 / 3), 1.0)
+    assert (z.precision, z.recall, z.f1) == (0.0, 0.0, 0.0)
+    loss = -torch.log_softmax(logits, -1)[torch.arange(5), torch.tensor([0, 0, 1, 1, 2])].mean()
+    assert result.loss == pytest.approx(float(loss))
+
+
+def test_top5_counts_the_five_largest():
+    logits = torch.arange(8.0).repeat(8, 1)  # class 7 first, then 6, 5, 4, 3
+    result = classification_metrics(logits, torch.arange(8))
+    assert result.top1 == pytest.approx(1 / 8)
+    assert result.top5 == pytest.approx(5 / 8)
+
+
+def test_calibration_error_equals_a_plain_loop_over_bins():
+    torch.manual_seed(0)
+    probs = (3 * torch.randn(500, 6, dtype=torch.float64)).softmax(-1)
+    labels = torch.randint(6, (500,))
+    confidence, right = probs.max(-1).values.numpy(), (probs.argmax(-1) == labels).numpy()
+    expected = 0.0
+    for low, high in itertools.pairwise(np.linspace(0, 1, 16)):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert calibration_error(probs, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_of_a_sure_and_right_model_is_zero_and_of_a_wrong_one_is_one():
+    probs = torch.eye(4)
+    assert calibration_error(probs, torch.arange(4)) == 0
+    assert calibration_error(probs, torch.tensor([1, 2, 3, 0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "names", "says"),
+    [
+        (torch.zeros(0, 3), torch.zeros(0), None, "at least 1"),
+        (torch.zeros(2, 3), torch.zeros(3), None, "N labels"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), None, "0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([0, 1]), ["a"], "3 names"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(logits, labels, names, says):
+    with pytest.raises(InputError, match=says):
+        classification_metrics(logits, labels, names)

@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from moezoo.errors import ConfigError, UnknownModelError
+from moezoo.recipes import find_recipe, list_recipes
+from moezoo.registry import is_model, model_config
+from moezoo.train import TrainingConfig, VizConfig, resolve_recipe
+
+
+def test_preset_then_file_then_flags(tmp_path):
+    preset = resolve_recipe("entity_moe/digits")
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {num_experts: 6}\ntraining: {lr: 5e-4, epochs: 7}\nviz: {dpi: 80}\n")
+    recipe = resolve_recipe("entity_moe/digits", file=file, assignments=["training.epochs=9", "expert_k=2"])
+    assert (recipe.training.epochs, recipe.training.lr, recipe.viz.dpi) == (9, 5e-4, 80)
+    assert recipe.model == {"num_experts": 6, "expert_k": 2}
+    assert recipe.training.batch_size == preset.training.batch_size
+    assert recipe.dataset == "digits"
+
+
+def test_variants_share_the_recipe_of_their_architecture():
+    assert resolve_recipe("entity_moe_digits.dense").training == resolve_recipe("entity_moe/digits").training
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("epochs=3", r"training\.epochs"),
+        ("trianing.epochs=3", "training"),
+        ("training.epoch=3", "Did you mean: epochs"),
+        ("viz.image=3", "Did you mean: images"),
+        ("num_expert=3", "num_experts"),
+        ("model.num_expert=3", "num_experts"),
+        ("training.epochs=three", "epochs='three'"),
+        ("training=3", "training"),
+        ("viz.dpi=7", "dpi"),
+    ],
+)
+def test_a_wrong_key_or_value_is_an_error_with_the_nearest_spelling(assignment, says):
+    with pytest.raises(ConfigError, match=says):
+        resolve_recipe("entity_moe/digits", assignments=[assignment])
+
+
+def test_a_wrong_section_of_a_file_is_an_error(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optimiser: {lr: 1.0}\n")
+    with pytest.raises(ConfigError, match="optimiser"):
+        resolve_recipe("entity_moe/digits", file=file)
+    file.write_text("model: 3\n")
+    with pytest.raises(ConfigError, match="'model' must be a mapping"):
+        resolve_recipe("entity_moe/digits", file=file)
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        resolve_recipe("entity_moe/digits", file=tmp_path / "absent.yaml")
+
+
+def test_a_model_without_a_recipe_asks_for_a_data_set_and_trains_on_one_given():
+    with pytest.raises(ConfigError, match=r"data\.name=digits"):
+        resolve_recipe("entity_moe/vit_tiny")
+    recipe = resolve_recipe("entity_moe/vit_tiny", assignments=["data.name=digits", "data.augment=false"])
+    assert (recipe.dataset, recipe.data_options) == ("digits", {"augment": False})
+
+
+def test_an_unknown_model_is_an_error():
+    with pytest.raises(UnknownModelError, match="entity_moe/digits"):
+        resolve_recipe("entity_mo/digits")
+
+
+def test_the_resolved_recipe_written_out_resolves_to_itself(tmp_path):
+    recipe = resolve_recipe("entity_moe/digits", assignments=["training.epochs=3", "num_experts=6"])
+    config = model_config(recipe.name, **recipe.model)
+    file = tmp_path / "config.yaml"
+    file.write_text(recipe.to_yaml(config))
+    written = yaml.safe_load(file.read_text())
+    assert set(written["training"]) == {f.name for f in dataclasses.fields(TrainingConfig)}
+    assert set(written["viz"]) == {f.name for f in dataclasses.fields(VizConfig)}
+    again = resolve_recipe("entity_moe/digits", file=file)
+    assert again.training == recipe.training
+    assert model_config(again.name, **again.model) == config
+
+
+def test_a_stored_run_brings_its_data_section(tmp_path):
+    recipe = resolve_recipe("entity_moe/digits", assignments=["data.split_seed=3"])
+    (tmp_path / "config.yaml").write_text(recipe.to_yaml())
+    stored = resolve_recipe(f"local-dir:{tmp_path}", assignments=["viz.images=4"])
+    assert (stored.dataset, stored.data_options, stored.viz.images) == ("digits", {"split_seed": 3}, 4)
+    assert stored.model == {}
+
+
+def test_every_recipe_of_the_package_belongs_to_a_model_and_is_valid():
+    assert "entity_moe/digits" in list_recipes()
+    for name in list_recipes():
+        assert is_model(name)
+        assert resolve_recipe(name).dataset
+        assert set(find_recipe(name)) <= {"model", "data", "training", "viz"}
