@@ -23,10 +23,11 @@ class CollapseWatch:
         bad = {load.layer: load for load in metrics.routing if load.load_entropy < COLLAPSED}
         for layer in bad.keys() & self._last - self._warned:
             load = bad[layer]
+            dead = f"{len(load.dead_experts)} of {load.num_experts}"
             warnings.warn(
-                f"expert collapse in {layer!r} at epoch {metrics.epoch}: the busiest expert "
-                f"gets {load.max_share:.0%} of the tokens, {len(load.dead_experts)} of {load.num_experts} none."
-                " Raise load_balance_weight, or add router_noise.",
+                f"expert collapse in {layer!r} at epoch {metrics.epoch}: the busiest expert gets "
+                f"{load.max_share:.0%} of the tokens, {dead} get none. Raise load_balance_weight, or add "
+                "router_noise.",
                 MoeZooWarning,
                 stacklevel=3,
             )

@@ -31,22 +31,14 @@ def training_figure(runs: Mapping[str, Sequence[EpochMetrics]]) -> Figure:
     floor = 1.0
     for index, (title, history) in enumerate(runs.items()):
         color = RUNS[index % len(RUNS)]
-        style = {"color": color, "linewidth": 2, "solid_capstyle": "round", "label": title}
-        epochs = [m.epoch for m in history]
-        loss_ax.plot(epochs, [m.loss for m in history], **style)
-        accuracy_ax.plot(epochs, [m.val_accuracy for m in history], **style)
         best = max(history, key=lambda m: (m.val_accuracy, -m.val_loss))
-        accuracy_ax.plot(
-            best.epoch,
-            best.val_accuracy,
-            "o",
-            ms=7,
-            color=color,
-            mec="white",
-            mew=1.5,
-            zorder=5,
-            label=f"chosen: epoch {best.epoch}, {best.val_accuracy:.2%}",
-        )
+        epochs = [m.epoch for m in history]
+        style = {"color": color, "linewidth": 2, "solid_capstyle": "round"}
+        loss_ax.plot(epochs, [m.loss for m in history], label=title, **style)
+        accuracy_ax.plot(epochs, [m.val_accuracy for m in history], **style)
+        dot = {"color": color, "marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 5}
+        chosen = f"{title}: {best.val_accuracy:.2%}, epoch {best.epoch} chosen"
+        accuracy_ax.plot([best.epoch], [best.val_accuracy], linestyle="none", label=chosen, **dot)
         # The first steep climb would flatten what one wants to compare.
         floor = min([floor, *(m.val_accuracy for m in history[len(history) // 4 :])])
     bottom = max(math.floor(floor * 20 - 0.2) / 20, 0.0)

@@ -39,7 +39,9 @@ def load_figure(history: Sequence[EpochMetrics]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         last = loads[-1]
         dead = f", {len(last.dead_experts)} dead" if last.dead_experts else ""
-        polish(ax, _short(last.layer), xlabel="epoch", grid=False)
+        bands = last.num_experts <= BANDS
+        label = "share of the tokens, dashed: even" if bands else "expert"
+        polish(ax, _short(last.layer), xlabel="epoch", ylabel=label, grid=False)
         ax.set_title(
             f"load entropy {last.load_entropy:.3f}{dead}", loc="right", fontsize=9, color=MUTED, pad=8
         )
@@ -90,7 +92,6 @@ def _heat_map(ax: Axes, epochs: Sequence[int], loads: Sequence[LayerLoad]) -> No
     bar.set_label("load, 1 = even", fontsize=9, color=MUTED)
     bar.ax.tick_params(labelsize=8, labelcolor=MUTED)
     bar.outline.set_visible(False)
-    ax.set_ylabel("expert", fontsize=9.5, color=MUTED)
 
 
 def _short(layer: str) -> str:

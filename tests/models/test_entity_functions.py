@@ -126,11 +126,18 @@ def test_none_means_the_default():
     assert config.num_experts == 4
 
 
-@pytest.mark.parametrize(("x", "words"), [(torch.zeros(1, 1, 32, 32), "channels"), (torch.zeros(1, 3, 48, 48), "size")])
+@pytest.mark.parametrize(("x", "words"), [
+    (torch.zeros(1, 1, 32, 32), "in_chans=1"), (torch.zeros(1, 3, 48, 48), r"img_size=\(48, 48\)"), (torch.zeros(3, 32, 32), "batch, 3, 32, 32"),
+    (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "floating point"),
+])
 def test_wrong_images_are_refused_by_name(x, words):
-    model = moezoo.create_model("entity_moe/test_vit", img_size=32).eval()
+    model = moezoo.create_model("entity_moe/deit_tiny_patch16_224", img_size=32, **SLIM).eval()
     with pytest.raises(moezoo.errors.InputError, match=words):
         model(x)
+    features = moezoo.create_model("entity_moe/deit_tiny_patch16_224", features_only=True, img_size=32, **SLIM).eval()
+    with pytest.raises(moezoo.errors.InputError, match=words):
+        features(x)
+    assert moezoo.create_model("entity_moe/test_vit", img_size=32)(torch.zeros(1, 3, 48, 48)).shape == (1, 1000)  # takes any size
 
 
 def _freeze(model):
