@@ -5,7 +5,7 @@ from moezoo.registry import model_config
 ADAPTER = {"expert_dim": 16, "mlp_ratio": 0.5, "dropout": 0.0}
 BY_BACKBONE = {
     "vit": {"img_size": 32, "backbone_args": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}},
-    "swin": {"img_size": 64, "backbone_args": {"embed_dim": 16, "depths": [1, 1, 1, 2], "num_heads": [1, 2, 2, 2], "window_size": 2}},
+    "swin": {"img_size": 32, "backbone_args": {"embed_dim": 16, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}},
     "resnet": {"backbone_args": {"layers": [1, 1, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}},
     "moezoo": {"backbone_args": {"depth": 2, "embed_dim": 32}},
 }
@@ -20,4 +20,4 @@ def tiny_overrides(name):
 
 def tiny_input_size(model):
     channels, height, width = model.pretrained_cfg["input_size"]
-    return (channels, min(height, 64), min(width, 64))  # convolutional backbones state 224 and take less
+    return (channels, min(height, 32), min(width, 32))  # convolutional backbones state 224 and take less
