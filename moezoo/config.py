@@ -159,8 +159,11 @@ def _explain(cls: type, values: Mapping[str, Any], error: ValidationError) -> st
         if not name:  # raised by __post_init__, which names the fields itself
             clauses.append("; ".join(reasons))
             continue
-        hints = [did_you_mean(values[name], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
-                 for item in items if item["type"] == "literal_error" and isinstance(values.get(name), str)]
+        hints = [
+            did_you_mean(values[name], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
+            for item in items
+            if item["type"] == "literal_error" and isinstance(values.get(name), str)
+        ]
         clauses.append(f"{name}={values.get(name)!r} is not allowed: {' or '.join(reasons)}.{''.join(hints)}")
     return " ".join(clauses)
 

@@ -83,7 +83,9 @@ def build(config: Any) -> nn.Module:
     return importlib.import_module(f"{package}.model").build(config)
 
 
-def _from_registry(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:
+def _from_registry(
+    name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]
+) -> nn.Module:
     parsed, entry = resolve(name)
     config = model_config(name, **overrides)
     source = _weights_source(name, pretrained)
@@ -113,12 +115,14 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
         hint = "".join(f" Did you mean {close!r}?" for close in nearest(str(pretrained), allowed, 1))
         raise ConfigError(
             f"pretrained={pretrained!r} is not allowed: it must be False, True, 'full', 'backbone', or a stored name "
-            f"('hf-hub:…', 'local-dir:…').{hint}")
+            f"('hf-hub:…', 'local-dir:…').{hint}"
+        )
     own = model_weights(name)
     own = None if own == "backbone" else own
     if pretrained == "full" and own is None:
         raise WeightsUnavailable(
-            f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes nothing at first.")
+            f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes nothing at first."
+        )
     return "backbone" if own is None or pretrained == "backbone" else own
 
 
@@ -129,8 +133,12 @@ def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) ->
     tag = f".{cfg.tag}" if cfg.tag else ""
     origin = f"backbone:{config.model_name}{tag}"
     model.weights_origin = origin  # type: ignore[assignment]
-    log.info("%s: pretrained weights of the backbone %s%s under a fresh MoE, the identity at step 0",
-             model.moezoo_name, config.model_name, tag)
+    log.info(
+        "%s: pretrained weights of the backbone %s%s under a fresh MoE, the identity at step 0",
+        model.moezoo_name,
+        config.model_name,
+        tag,
+    )
 
 
 def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:
@@ -171,7 +179,11 @@ def _features(model: nn.Module, out_indices: Any) -> nn.Module:
 
 
 def _sign(model: nn.Module, name: str, config: Any, origin: str, label_names: Any) -> None:
-    signature = {"moezoo_name": name, "moezoo_config": config, "weights_origin": origin,
-                 "label_names": tuple(label_names) if label_names else None}
+    signature = {
+        "moezoo_name": name,
+        "moezoo_config": config,
+        "weights_origin": origin,
+        "label_names": tuple(label_names) if label_names else None,
+    }
     for key, value in signature.items():
         setattr(model, key, value)

@@ -152,7 +152,7 @@ def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated:
         family = fn.__module__.split(".")[-2] if "." in fn.__module__ else ""
         fn_name = fn.__name__
         if family and fn_name.startswith(f"{family}_"):
-            name = f"{family}/{fn_name[len(family) + 1:]}"
+            name = f"{family}/{fn_name[len(family) + 1 :]}"
         else:
             raise RegistrationError(
                 f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass 'family/arch'"
@@ -205,7 +205,8 @@ def list_models(
     known = families()
     if family is not None and family not in known:
         raise UnknownModelError(
-            f"unknown family {family!r}.{did_you_mean(str(family), known)} Known: {', '.join(known)}.")
+            f"unknown family {family!r}.{did_you_mean(str(family), known)} Known: {', '.join(known)}."
+        )
     include, exclude = _patterns(filter), _patterns(exclude_filters)
     names = []
     for entry in _models.values():
@@ -247,7 +248,9 @@ def model_entrypoint(name: str) -> Callable[[], Any]:
     """The registered function behind ``name``; raises :class:`UnknownModelError`."""
     parsed, entry = resolve(name)
     if entry is None:
-        raise UnknownModelError(f"{name!r} has no registered entrypoint; {parsed.family!r} builds it from its architecture name")
+        raise UnknownModelError(
+            f"{name!r} has no registered entrypoint; {parsed.family!r} builds it from its architecture name"
+        )
     return entry.entrypoint
 
 
@@ -320,7 +323,8 @@ def _callers_level() -> int:
 def _unknown(name: str) -> UnknownModelError:
     spellings = [s for entry in _models.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
     return UnknownModelError(
-        f"unknown model {name!r}.{did_you_mean(name, spellings)} moezoo.list_models() shows every name.")
+        f"unknown model {name!r}.{did_you_mean(name, spellings)} moezoo.list_models() shows every name."
+    )
 
 
 def _spellings(entry: ModelEntry, name: str) -> list[str]:

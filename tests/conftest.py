@@ -20,6 +20,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     NO_PROXY="127.0.0.1,localhost",
+    OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),  # two test processes share the cores
 )
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
     os.environ.pop(_name, None)

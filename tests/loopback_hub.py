@@ -61,9 +61,7 @@ class LoopbackHub:
         """A commit with these files; returns its hash."""
         repo = self.repos.setdefault(repo_id, Repo(**kwargs))
         repo.lfs.update(lfs)
-        commit = hashlib.sha1(
-            repr((repo_id, sorted(files.items()), len(repo.revisions))).encode()
-        ).hexdigest()
+        commit = hashlib.sha1(repr((repo_id, sorted(files.items()), len(repo.revisions))).encode()).hexdigest()
         repo.revisions[commit] = dict(files)
         repo.branches[branch] = commit
         return commit
@@ -115,9 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         hub = self.server.hub
         place = "cdn" if self.server.is_cdn else "hub"
-        hub.requests.append(
-            (self.command, f"{place}{self.path}", {k.lower(): v for k, v in self.headers.items()})
-        )
+        hub.requests.append((self.command, f"{place}{self.path}", {k.lower(): v for k, v in self.headers.items()}))
         fault = hub.take_fault(f"{self.command} {place}{self.path}")
         if fault is not None and fault.kind == "hang":
             time.sleep(20)
@@ -136,9 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repo_id, revision, name = found.groups()
         repo = hub.repos.get(repo_id)
-        wrong_token = (
-            repo is not None and repo.token and self.headers.get("Authorization") != f"Bearer {repo.token}"
-        )
+        wrong_token = repo is not None and repo.token and self.headers.get("Authorization") != f"Bearer {repo.token}"
         if repo is None or (wrong_token and not repo.gated and not self.server.is_cdn):
             self.error(404, "RepoNotFound")
             return

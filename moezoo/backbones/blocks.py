@@ -53,7 +53,9 @@ def find_blocks(traced: Trace) -> list[Block]:
     composite = [u for u in units if _is_composite(traced.model, u) and not _STEM.search(u)]
     units = composite or [u for u in units if not _STEM.search(u)] or units
     if not units:
-        raise InjectionError("no stack of blocks was found in this model; name modules by patterns, such as 'encoder.layer.*'.")
+        raise InjectionError(
+            "no stack of blocks was found in this model; name modules by patterns, such as 'encoder.layer.*'."
+        )
     expanded = [[u] if uniform else _expand(traced, u) for u in units]
     if all(len(blocks) == 1 and blocks[0] == unit for blocks, unit in zip(expanded, units, strict=True)):
         groups = _by_resolution(units, called) if not uniform else [units]
@@ -77,7 +79,9 @@ def hook_and_holder(traced: Trace, block: str) -> tuple[str, str]:
         if not same:
             holder = name
             while isinstance(traced.model.get_submodule(holder), _CONTAINERS):
-                holder = max((c for c in _children(traced, holder) if c in traced.calls), key=lambda c: traced.calls[c][-1].order)
+                holder = max(
+                    (c for c in _children(traced, holder) if c in traced.calls), key=lambda c: traced.calls[c][-1].order
+                )
             return name, holder.removeprefix(name + ".")
         name = max(same, key=lambda c: traced.calls[c][-1].order)
     return name, ""

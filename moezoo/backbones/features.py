@@ -33,7 +33,9 @@ class FeatureModel(nn.Module):
         info = getattr(model, "feature_info", None)
         entries = getattr(info, "info", info)
         if not entries or not hasattr(model, "forward_intermediates"):
-            raise ConfigError(f"features_only=True is not possible: {type(model).__name__} has no intermediate features.")
+            raise ConfigError(
+                f"features_only=True is not possible: {type(model).__name__} has no intermediate features."
+            )
         self.out_indices = check_out_indices(out_indices, [s.reduction for s in feature_stages(model)])
         self.feature_info = FeatureInfo(entries, self.out_indices)
         model.prune_intermediate_layers(list(self.out_indices), prune_norm=True, prune_head=True)  # type: ignore[operator]
@@ -48,7 +50,8 @@ class FeatureModel(nn.Module):
         if hasattr(self.model, "moezoo_in_chans"):
             check_images(self.model, x)
         return self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=list(self.out_indices), norm=False, output_fmt="NCHW", intermediates_only=True)
+            x, indices=list(self.out_indices), norm=False, output_fmt="NCHW", intermediates_only=True
+        )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Passed on to the backbone."""
@@ -63,14 +66,20 @@ def check_out_indices(out_indices: int | Sequence[int] | None, reductions: Seque
         return tuple(range(max(count - 3, 0), count)) if plain else tuple(range(count))
     if isinstance(out_indices, int) and not isinstance(out_indices, bool):
         if not 1 <= out_indices <= count:
-            raise ConfigError(f"out_indices={out_indices} is not allowed: an int is how many of the last 1 to {count} stages.")
+            raise ConfigError(
+                f"out_indices={out_indices} is not allowed: an int is how many of the last 1 to {count} stages."
+            )
         return tuple(range(count - out_indices, count))
     if isinstance(out_indices, (str, bytes)) or not isinstance(out_indices, Sequence) or not len(out_indices):
-        raise ConfigError(f"out_indices={out_indices!r} is not allowed: give a list of stage indices, or how many of the last.")
+        raise ConfigError(
+            f"out_indices={out_indices!r} is not allowed: give a list of stage indices, or how many of the last."
+        )
     result = []
     for index in out_indices:
         if isinstance(index, bool) or not isinstance(index, int) or not -count <= index < count:
-            raise ConfigError(f"out_indices={list(out_indices)} is not allowed: {index!r} is not in {-count} to {count - 1}.")
+            raise ConfigError(
+                f"out_indices={list(out_indices)} is not allowed: {index!r} is not in {-count} to {count - 1}."
+            )
         result.append(index % count)
     if len(set(result)) != len(result):
         raise ConfigError(f"out_indices={list(out_indices)} is not allowed: a stage is named twice.")
@@ -79,9 +88,9 @@ def check_out_indices(out_indices: int | Sequence[int] | None, reductions: Seque
 
 def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     for key in [k for k in state if k.startswith(prefix + _PREFIX)]:
-        state[prefix + key[len(prefix + _PREFIX):]] = state.pop(key)
+        state[prefix + key[len(prefix + _PREFIX) :]] = state.pop(key)
 
 
 def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in [k for k in state if k.startswith(prefix)]:
-        state[prefix + _PREFIX + key[len(prefix):]] = state.pop(key)
+        state[prefix + _PREFIX + key[len(prefix) :]] = state.pop(key)

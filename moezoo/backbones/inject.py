@@ -118,7 +118,8 @@ def choose_connected(model: nn.Module, traced: Trace, candidates: list[list[Site
         for i, ok in enumerate(alive):
             if not ok and tried >= len(candidates[i]):
                 raise InjectionError(
-                    f"an adapter at {chosen[i].module!r} would have no effect: nothing it returns reaches the model's output.")
+                    f"an adapter at {chosen[i].module!r} would have no effect: nothing it returns reaches the model's output."
+                )
         chosen = [site if ok else candidates[i][tried] for i, (site, ok) in enumerate(zip(chosen, alive, strict=True))]
 
 
@@ -180,7 +181,8 @@ def _reaches_output(model: nn.Module, traced: Trace, sites: list[Site]) -> list[
     for site, probe in zip(sites, probes, strict=True):
         if probe.calls != 1:
             raise InjectionError(
-                f"an adapter at {site.module!r} would run {probe.calls} times per forward; choose another block.")
+                f"an adapter at {site.module!r} would run {probe.calls} times per forward; choose another block."
+            )
     return [grad is not None for grad in grads]
 
 

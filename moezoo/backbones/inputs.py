@@ -21,17 +21,23 @@ def check_images(model: nn.Module, images: Tensor) -> None:
     rows, columns = size if size is not None else ("height", "width")
     expected = f"(batch, {in_chans}, {rows}, {columns})"
     if not isinstance(images, Tensor) or images.dim() != 4:
-        raise InputError(f"images must be a tensor of {expected}, got {tuple(getattr(images, 'shape', ())) or images!r}.")
+        raise InputError(
+            f"images must be a tensor of {expected}, got {tuple(getattr(images, 'shape', ())) or images!r}."
+        )
     if images.dtype == torch.uint8 or not images.is_floating_point():
-        raise InputError(f"images must be floating point, got {images.dtype}: scale and normalise them (timm.data.create_transform).")
+        raise InputError(
+            f"images must be floating point, got {images.dtype}: scale and normalise them (timm.data.create_transform)."
+        )
     if images.shape[1] != in_chans:
         raise InputError(
             f"images must be {expected}, got {tuple(images.shape)}: wrong number of channels; in_chans={images.shape[1]} "
-            "builds a model for these.")
+            "builds a model for these."
+        )
     if size is not None and tuple(images.shape[2:]) != size:
         wanted = tuple(images.shape[2:])
         raise InputError(
-            f"images must be {expected}, got {tuple(images.shape)}: wrong size; img_size={wanted} builds a model for these.")
+            f"images must be {expected}, got {tuple(images.shape)}: wrong size; img_size={wanted} builds a model for these."
+        )
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
@@ -41,7 +47,9 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
     if getattr(model, "dynamic_img_size", False) or strict is False:
         return None
     cfg = getattr(model, "pretrained_cfg", {})
-    size = getattr(embed, "img_size", None) if strict else cfg["input_size"][1:] if cfg.get("fixed_input_size") else None
+    size = (
+        getattr(embed, "img_size", None) if strict else cfg["input_size"][1:] if cfg.get("fixed_input_size") else None
+    )
     return (int(size[0]), int(size[1])) if size is not None else None
 
 

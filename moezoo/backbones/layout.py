@@ -80,7 +80,9 @@ def _votes(traced: Trace, block: str, feature: Tensor) -> tuple[int, int]:
         if not inputs or inputs[0].dim() != feature.dim():
             continue
         kind = type(module).__name__
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) or kind.endswith("2d"):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) or kind.endswith(
+            "2d"
+        ):
             second += 1
         elif isinstance(module, (nn.Linear, nn.LayerNorm)) or "RMSNorm" in kind:
             last += 1

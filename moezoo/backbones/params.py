@@ -15,7 +15,7 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The model's parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
     moe = {id(p) for adapter in adapters_of(model).values() for p in adapter.parameters()}
     moe |= {id(p) for m in model.modules() if isinstance(m, MoELayer) for p in m.parameters()}
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
     head = {id(p) for h in heads if isinstance(h, nn.Module) for p in h.parameters()}
     roles: dict[str, list[nn.Parameter]] = {"backbone": [], "moe": [], "head": []}

@@ -10,21 +10,37 @@ from timm.models import VisionTransformer, build_model_with_cfg, generate_defaul
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-default_cfgs = generate_default_cfgs({
-    "moezoo_vit_digits.untrained": {
-        "num_classes": 10, "input_size": (1, 16, 16), "pool_size": None, "crop_pct": 1.0, "interpolation": "bilinear",
-        "fixed_input_size": True, "mean": (0.5,), "std": (0.5,), "first_conv": "patch_embed.backbone.0.conv",
-        "classifier": "head",
-    },
-})
+default_cfgs = generate_default_cfgs(
+    {
+        "moezoo_vit_digits.untrained": {
+            "num_classes": 10,
+            "input_size": (1, 16, 16),
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "fixed_input_size": True,
+            "mean": (0.5,),
+            "std": (0.5,),
+            "first_conv": "patch_embed.backbone.0.conv",
+            "classifier": "head",
+        },
+    }
+)
 
 
-def conv_embed(widths: tuple[int, ...], strides: tuple[int, ...], *, in_chans: int = 3, embed_dim: int, **kwargs: Any) -> nn.Module:
+def conv_embed(
+    widths: tuple[int, ...], strides: tuple[int, ...], *, in_chans: int = 3, embed_dim: int, **kwargs: Any
+) -> nn.Module:
     """A convolutional stem in place of the patch projection ("Early convolutions help transformers see better", 2021)."""
     kwargs.pop("bias", None)
     kwargs.pop("patch_size", None)
-    stem = ConvStem(in_chans, depth=len(strides) + 1, channels=(*widths, embed_dim), stride=(*strides, 1),
-                    kernel_size=(*(3,) * len(strides), 1))
+    stem = ConvStem(
+        in_chans,
+        depth=len(strides) + 1,
+        channels=(*widths, embed_dim),
+        stride=(*strides, 1),
+        kernel_size=(*(3,) * len(strides), 1),
+    )
     return HybridEmbed(stem, in_chans=in_chans, embed_dim=embed_dim, patch_size=1, proj=False, **kwargs)
 
 
@@ -32,10 +48,22 @@ def conv_embed(widths: tuple[int, ...], strides: tuple[int, ...], *, in_chans: i
 def moezoo_vit_digits(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """A 4-block ViT on 16 x 16 grey images: convolutional stem to 8 x 8 tokens, width 64, no class token."""
     args: dict[str, Any] = {
-        "img_size": 16, "patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "class_token": False,
-        "global_pool": "avg", "embed_layer": partial(conv_embed, (32,), (2,)), "num_classes": 10, "in_chans": 1,
+        "img_size": 16,
+        "patch_size": 2,
+        "embed_dim": 64,
+        "depth": 4,
+        "num_heads": 4,
+        "mlp_ratio": 2.0,
+        "class_token": False,
+        "global_pool": "avg",
+        "embed_layer": partial(conv_embed, (32,), (2,)),
+        "num_classes": 10,
+        "in_chans": 1,
     }
     return build_model_with_cfg(
-        VisionTransformer, "moezoo_vit_digits", pretrained, feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        VisionTransformer,
+        "moezoo_vit_digits",
+        pretrained,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
         **{**args, **kwargs},
     )

@@ -22,15 +22,24 @@ log = logging.getLogger(__name__)
 class BackboneFields(Protocol):
     """What a configuration says about its backbone."""
 
-    model_name: str
-    backbone_tag: str | None
-    backbone_args: dict[str, Any]
-    num_classes: int
-    in_chans: int
-    img_size: int | tuple[int, int] | None
-    drop_rate: float | None
-    drop_path_rate: float | None
-    global_pool: str | None
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def backbone_tag(self) -> str | None: ...
+    @property
+    def backbone_args(self) -> dict[str, Any]: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def in_chans(self) -> int: ...
+    @property
+    def img_size(self) -> int | tuple[int, int] | None: ...
+    @property
+    def drop_rate(self) -> float | None: ...
+    @property
+    def drop_path_rate(self) -> float | None: ...
+    @property
+    def global_pool(self) -> str | None: ...
 
 
 def is_architecture(arch: str) -> bool:
@@ -46,7 +55,8 @@ def check_architecture(arch: str, tag: str | None = None) -> None:
     if tag is not None and tag not in weight_tags(arch):
         tags = weight_tags(arch)
         raise ConfigError(
-            f"backbone_tag={tag!r} is not a weight tag of {arch!r}.{did_you_mean(tag, tags)} Tags: {', '.join(tags) or 'none'}.")
+            f"backbone_tag={tag!r} is not a weight tag of {arch!r}.{did_you_mean(tag, tags)} Tags: {', '.join(tags) or 'none'}."
+        )
 
 
 def weight_tags(arch: str) -> list[str]:
@@ -76,8 +86,12 @@ def create_backbone(config: BackboneFields, *, weights: Path | bool = False) -> 
     arch, tag = config.model_name, config.backbone_tag
     check_architecture(arch, tag)
     kwargs = {
-        "num_classes": config.num_classes, "in_chans": config.in_chans, "drop_rate": config.drop_rate,
-        "drop_path_rate": config.drop_path_rate, "global_pool": config.global_pool, **config.backbone_args,
+        "num_classes": config.num_classes,
+        "in_chans": config.in_chans,
+        "drop_rate": config.drop_rate,
+        "drop_path_rate": config.drop_path_rate,
+        "global_pool": config.global_pool,
+        **config.backbone_args,
     }
     if isinstance(weights, Path):
         kwargs["pretrained_cfg_overlay"] = {"file": str(weights)}
@@ -145,4 +159,5 @@ def load_backbone_weights(model: nn.Module, config: BackboneFields, weights: Pat
     missing = [key for key in result.missing_keys if not key.startswith(added)]
     if missing or result.unexpected_keys:
         raise WeightsMismatch(
-            f"the backbone's weights do not fit: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}")
+            f"the backbone's weights do not fit: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}"
+        )

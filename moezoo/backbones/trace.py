@@ -118,7 +118,7 @@ def model_input_size(model: nn.Module, given: tuple[int, int, int] | None) -> tu
     if given is not None:
         if len(tuple(given)) != 3 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in given):
             raise InjectionError(f"input_size={given!r} is not allowed: it must be (channels, height, width).")
-        return tuple(given)
+        return given
     cfg = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(cfg, dict) and cfg.get("input_size"):
         channels, height, width = cfg["input_size"]

@@ -18,9 +18,9 @@ def select_blocks(blocks: Sequence[Block], where: Any) -> list[int]:
 
     Args:
         blocks: All blocks, in forward order.
-        where: ``None`` for the family's default (``last_stage`` where there are several stages, else ``last``); one of
+        where: ``None`` for the default (``last_stage`` where there are several stages, else ``last``); one of
             ``all, last, last_half, last_stage``; a stage's name (``layer4``); an index, negative ones too; a (stage, block)
-            pair; a pattern over module names; or a list of the last four.
+            tuple; a pattern over module names; or a list of the last four.
 
     Raises:
         InjectionError: A place does not exist, is named twice, or matches nothing.
@@ -29,15 +29,19 @@ def select_blocks(blocks: Sequence[Block], where: Any) -> list[int]:
         where = "last_stage" if _stages(blocks) > 1 else "last"
     if isinstance(where, str) and where in WORDS:
         return _by_word(blocks, where)
-    if isinstance(where, (str, int)) or _is_pair(where):
+    if isinstance(where, (str, int)) or (isinstance(where, tuple) and _is_pair(where)):
         where = [where]
     if not isinstance(where, (list, tuple)) or not where:
-        raise InjectionError(f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, an index, a pair or a pattern.")
+        raise InjectionError(
+            f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, an index, a pair or a pattern."
+        )
     chosen: list[int] = []
     for place in where:
         for position in _one_place(blocks, place):
             if position in chosen:
-                raise InjectionError(f"where={list(where)!r} names {blocks[position].name!r} twice (again as {place!r}).")
+                raise InjectionError(
+                    f"where={list(where)!r} names {blocks[position].name!r} twice (again as {place!r})."
+                )
             chosen.append(position)
     return sorted(chosen)
 
@@ -55,7 +59,8 @@ def _by_word(blocks: Sequence[Block], word: str) -> list[int]:
         if _stages(blocks) == 1:
             raise InjectionError(
                 f"where='last_stage' is not allowed here: this backbone has no stages, its blocks are {describe(blocks)}. "
-                "Use 'last', 'last_half' or 'all'.")
+                "Use 'last', 'last_half' or 'all'."
+            )
         return [i for i, b in enumerate(blocks) if b.stage == blocks[-1].stage]
     return list(range({"all": 0, "last": count - 1, "last_half": count // 2}[word], count))
 
@@ -66,14 +71,17 @@ def _one_place(blocks: Sequence[Block], place: Any) -> list[int]:
     if isinstance(place, int):
         if not -len(blocks) <= place < len(blocks):
             raise InjectionError(
-                f"where: block index {place} is out of range; allowed are {-len(blocks)} to {len(blocks) - 1}: {describe(blocks)}.")
+                f"where: block index {place} is out of range; allowed are {-len(blocks)} to {len(blocks) - 1}: {describe(blocks)}."
+            )
         return [place % len(blocks)]
     if isinstance(place, str):
         found = [i for i, b in enumerate(blocks) if b.stage_name == place and _stages(blocks) > 1]
         found = found or [i for i, b in enumerate(blocks) if fnmatch.fnmatch(b.name, place)]
         if not found:
             options = [*WORDS, *dict.fromkeys(b.stage_name for b in blocks), *(b.name for b in blocks)]
-            raise InjectionError(f"where: {place!r} matches no block.{did_you_mean(place, options)} There are {describe(blocks)}.")
+            raise InjectionError(
+                f"where: {place!r} matches no block.{did_you_mean(place, options)} There are {describe(blocks)}."
+            )
         return found
     return [_pair(blocks, *place)]
 
@@ -88,18 +96,22 @@ def _pair(blocks: Sequence[Block], stage: int | str, index: int) -> int:
         names = list(dict.fromkeys(b.stage_name for b in blocks))
         raise InjectionError(
             f"where: stage {stage!r} does not exist.{did_you_mean(str(stage), names)} "
-            f"Allowed: 0 to {len(names) - 1} or {', '.join(names)}.")
+            f"Allowed: 0 to {len(names) - 1} or {', '.join(names)}."
+        )
     if not -len(members) <= index < len(members):
         raise InjectionError(
-            f"where: ({stage!r}, {index}) is out of range; stage {stage!r} has blocks 0 to {len(members) - 1}.")
+            f"where: ({stage!r}, {index}) is out of range; stage {stage!r} has blocks 0 to {len(members) - 1}."
+        )
     return members[index]
 
 
 def _is_pair(place: Any) -> bool:
     return (
-        isinstance(place, (tuple, list)) and len(place) == 2 and isinstance(place[0], (int, str))
-        and isinstance(place[1], int) and not any(isinstance(v, bool) for v in place)
-        and (isinstance(place[0], str) or isinstance(place, tuple))
+        isinstance(place, (tuple, list))
+        and len(place) == 2
+        and isinstance(place[0], (int, str))
+        and isinstance(place[1], int)
+        and not any(isinstance(v, bool) for v in place)
     )
 
 

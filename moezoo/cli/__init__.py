@@ -16,7 +16,10 @@ from moezoo.cli.viz import viz
 from moezoo.errors import MoeZooError
 
 app = typer.Typer(
-    name="moezoo", no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
+    name="moezoo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
     help="Vision Mixture-of-Experts: create, train, measure, look inside.",
 )
 app.command("list")(list_)

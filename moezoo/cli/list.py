@@ -11,7 +11,9 @@ def list_(
     pattern: Annotated[str, typer.Argument(help="fnmatch pattern, for example '*swin*'")] = "",
     family: Annotated[str | None, typer.Option(help="only this family")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="pattern to leave out; may be repeated")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="only names whose weights have a known source")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="only names whose weights have a known source")
+    ] = False,
 ) -> None:
     """List model names."""
     from moezoo.registry import list_models

@@ -7,8 +7,11 @@ says how well the digits are learnt, not how well new writers are read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.data.splits import ImageTensors, Splits
@@ -47,41 +50,49 @@ def load_digits_splits(
     _check(input_size, mean, std, degrees=degrees, shift=shift, zoom=zoom)
     raw = load_digits()
     pixels = torch.from_numpy(raw.images.astype(np.float32) / 16).unsqueeze(1)
-    pixels = F.interpolate(pixels, size=tuple(input_size[1:]), mode="bicubic", align_corners=False).clamp(
-        0, 1
-    )
-    pixels = pixels.repeat(1, input_size[0], 1, 1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
 
-    rest, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, random_state=split_seed, stratify=labels.numpy()
-    )
-    train, val = train_test_split(
-        rest, test_size=0.25, random_state=split_seed, stratify=labels[rest].numpy()
-    )
+    every = np.arange(len(labels))
+    rest, test = train_test_split(every, test_size=0.2, random_state=split_seed, stratify=raw.target)
+    train, val = train_test_split(rest, test_size=0.25, random_state=split_seed, stratify=raw.target[rest])
 
-    channel = (input_size[0], 1, 1)
-    mean_C11 = torch.tensor(mean).expand(input_size[0]).reshape(channel)
-    std_C11 = torch.tensor(std).expand(input_size[0]).reshape(channel)
-    # Black in the normalised image, for what rotation and shift bring in from outside.
-    black = (-mean_C11 / std_C11).flatten().tolist()
-    jitter = _jitter(degrees, shift, zoom, black) if augment else None
-
-    def part(indices: np.ndarray, transform=None) -> ImageTensors:
-        return ImageTensors((pixels[indices] - mean_C11) / std_C11, labels[indices], transform)
-
+    plain = _Prepare(input_size, mean, std)
+    jittered = _Prepare(input_size, mean, std, _jitter(degrees, shift, zoom)) if augment else plain
     return Splits(
         name="digits",
-        train=part(train, jitter),
-        val=part(val),
-        test=part(test),
+        train=ImageTensors(pixels[train], labels[train], jittered),
+        val=ImageTensors(pixels[val], labels[val], plain),
+        test=ImageTensors(pixels[test], labels[test], plain),
         label_names=tuple(str(name) for name in raw.target_names),
         mean=tuple(mean),
         std=tuple(std),
     )
 
 
-def _jitter(degrees: float, shift: float, zoom: float, fill: list[float]):
+class _Prepare:
+    """From 8 x 8 pixels in [0, 1] to what the model takes. Done per read: 224 x 224 copies would fill the memory."""
+
+    def __init__(
+        self,
+        input_size: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        jitter: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.channels, *self.size = input_size
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+        self.jitter = jitter
+
+    def __call__(self, image: Tensor) -> Tensor:
+        image = F.interpolate(image[None], size=self.size, mode="bicubic", align_corners=False)[0]
+        image = image.clamp(0, 1)
+        if self.jitter is not None:
+            image = self.jitter(image)
+        return (image.expand(self.channels, -1, -1) - self.mean) / self.std
+
+
+def _jitter(degrees: float, shift: float, zoom: float) -> Callable[[Tensor], Tensor]:
+    """A random affine map; what comes in from outside is black."""
     from torchvision.transforms import InterpolationMode, v2
 
     return v2.RandomAffine(
@@ -89,15 +100,12 @@ def _jitter(degrees: float, shift: float, zoom: float, fill: list[float]):
         translate=(shift, shift),
         scale=(1 - zoom, 1 + zoom),
         interpolation=InterpolationMode.BILINEAR,
-        fill=fill,
     )
 
 
 def _check(input_size, mean, std, **amounts: float) -> None:
     if len(input_size) != 3 or input_size[0] not in (1, 3) or min(input_size) < 1:
-        raise ConfigError(
-            f"input_size={input_size!r} is not allowed for digits: it must be (1 or 3, height, width)."
-        )
+        raise ConfigError(f"input_size={input_size!r} is not allowed for digits: it must be (1 or 3, height, width).")
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, input_size[0]):
             raise ConfigError(f"{name}={values!r} is not allowed: it must have 1 or {input_size[0]} values.")

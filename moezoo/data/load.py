@@ -75,8 +75,6 @@ def _decode_options(name: str, load: Callable[..., Splits], options: dict[str, A
         )
         for p in parameters
     ]
-    cls = dataclasses.make_dataclass(
-        "Options", fields, frozen=True, namespace={"__pydantic_config__": STRICT}
-    )
+    cls = dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"__pydantic_config__": STRICT})
     decoded: Any = decode(cls, options, where=f"data set {name!r}")
     return {key: getattr(decoded, key) if key in hints else value for key, value in options.items()}

@@ -50,8 +50,7 @@ class ImageTensors(Dataset):
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] | None = None):
         if images.dim() != 4 or labels.shape != images.shape[:1]:
             raise InputError(
-                f"images must be (N, C, H, W) with N labels, got {tuple(images.shape)} "
-                f"and {tuple(labels.shape)}"
+                f"images must be (N, C, H, W) with N labels, got {tuple(images.shape)} and {tuple(labels.shape)}"
             )
         self.images = images
         self.labels = labels

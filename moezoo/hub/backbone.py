@@ -29,11 +29,7 @@ def backbone_file(
         WeightsUnavailable: There are no pretrained weights at all, or they cannot be reached.
         WeightsCorrupted: They arrived damaged, twice.
     """
-    get = (
-        pretrained_cfg.get
-        if isinstance(pretrained_cfg, Mapping)
-        else lambda key: getattr(pretrained_cfg, key, None)
-    )
+    get = pretrained_cfg.get if isinstance(pretrained_cfg, Mapping) else lambda key: getattr(pretrained_cfg, key, None)
     if get("state_dict") or get("file"):
         return None
     if hub_id := get("hf_hub_id"):
@@ -45,6 +41,4 @@ def backbone_file(
     if get("url"):
         return None
     arch = ".".join(filter(None, (get("architecture"), get("tag")))) or "this architecture"
-    raise WeightsUnavailable(
-        f"timm has no pretrained weights for {arch!r}. Use pretrained=False for fresh ones."
-    )
+    raise WeightsUnavailable(f"timm has no pretrained weights for {arch!r}. Use pretrained=False for fresh ones.")

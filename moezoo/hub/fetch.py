@@ -60,11 +60,7 @@ def fetch_file(
     cache = os.fspath(cache_dir) if cache_dir is not None else constants.HF_HUB_CACHE
     cached = _cached(repo_id, filename, revision, cache)
     damage = _damage(cached) if cached is not None else None
-    if (
-        cached is not None
-        and damage is None
-        and (constants.HF_HUB_OFFLINE or not refresh or _is_commit(revision))
-    ):
+    if cached is not None and damage is None and (constants.HF_HUB_OFFLINE or not refresh or _is_commit(revision)):
         return cached
     if constants.HF_HUB_OFFLINE:
         if damage:
@@ -78,9 +74,7 @@ def fetch_file(
             logger.warning("%s: %s; using the copy in the cache", what, reason(promised))
             return cached
         if damage:
-            raise WeightsCorrupted(
-                f"{what}: the cached file {damage}; fetching it again failed: {reason(promised)}"
-            )
+            raise WeightsCorrupted(f"{what}: the cached file {damage}; fetching it again failed: {reason(promised)}")
         raise _unavailable(what, reason(promised), cache)
     if max_bytes is not None and (promised.size or 0) > max_bytes:
         raise WeightsUnavailable(f"{what} has {promised.size:,} bytes; more than {max_bytes:,} is refused")
@@ -186,11 +180,7 @@ def _damage(path: Path, etag: str | None = None) -> str | None:
         return None
     try:
         # Large files are promised by their sha256, the others by git's sha1 of a blob.
-        got = (
-            file_digest(path)
-            if len(promise) == 64
-            else file_digest(path, "sha1", b"blob %d\0" % path.stat().st_size)
-        )
+        got = file_digest(path) if len(promise) == 64 else file_digest(path, "sha1", b"blob %d\0" % path.stat().st_size)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if got == promise else f"is damaged: expected hash {promise}, got {got}"

@@ -48,9 +48,7 @@ def output_errors(path: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}{free_space(path)}"
-        ) from error
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}{free_space(path)}") from error
 
 
 def free_space(path: Path) -> str:

@@ -69,16 +69,10 @@ def header_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[tuple[int, ..
 def model_shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
     """The same for a model, which may live on the meta device."""
     state = model.state_dict()
-    return {
-        name: (tuple(value.shape), value.dtype)
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return {name: (tuple(value.shape), value.dtype) for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def compare(
-    model: Shapes, header: Shapes, source: object = "the file", *, keep: Collection[str] = ()
-) -> None:
+def compare(model: Shapes, header: Shapes, source: object = "the file", *, keep: Collection[str] = ()) -> None:
     """Raise one :class:`WeightsMismatch` that lists every way in which the file does not fit the model.
 
     Args:

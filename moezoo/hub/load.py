@@ -59,8 +59,7 @@ def load_weights(
     header = header_shapes(path)
     if sha256 is not None and (got := file_digest(path)) != sha256:
         raise WeightsCorrupted(
-            f"{str(path)!r} is not the file its config.json was saved with: "
-            f"expected sha256 {sha256}, got {got}"
+            f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
         )
     own = model_shapes(model)
     compare(own, header, path, keep=keep)
@@ -76,9 +75,7 @@ def load_weights(
             raise NonFiniteError(f"{error}. Pass allow_nonfinite=True to load it all the same.") from None
     rounded = [name for name, tensor in tensors.items() if tensor.dtype != own[name][1]]
     if rounded:
-        logger.info(
-            "%s: %d tensors are converted to the model's dtype: %s", path, len(rounded), shown(rounded)
-        )
+        logger.info("%s: %d tensors are converted to the model's dtype: %s", path, len(rounded), shown(rounded))
     if keep:
         logger.info("%s: the model keeps its own %s", path, shown(sorted(keep)))
     model.load_state_dict(tensors, strict=not keep)

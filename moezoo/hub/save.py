@@ -88,9 +88,7 @@ def save_pretrained(
             try:
                 save_file(state, draft, metadata={"format": "pt"})
             except SafetensorError as error:
-                raise OutputError(
-                    f"{str(folder)!r} cannot be written: {error}{free_space(folder)}"
-                ) from error
+                raise OutputError(f"{str(folder)!r} cannot be written: {error}{free_space(folder)}") from error
             seal(draft)
             config["weights_sha256"] = digest = file_digest(draft)
             staged = folder / staged_name(digest)
@@ -106,9 +104,7 @@ def save_pretrained(
     return folder
 
 
-def stored_config(
-    model: nn.Module, *, metrics: Any = None, label_names: Sequence[str] | None = None
-) -> dict[str, Any]:
+def stored_config(model: nn.Module, *, metrics: Any = None, label_names: Sequence[str] | None = None) -> dict[str, Any]:
     """What ``config.json`` says about ``model``; the hash of the weights is filled in later."""
     name, config = getattr(model, "moezoo_name", None), getattr(model, "moezoo_config", None)
     if not isinstance(name, str) or config is None:

@@ -56,9 +56,7 @@ def read_config_file(path: Path, place: str) -> dict[str, Any]:
         ConfigError: It is too large, not JSON, of a newer format, or has unknown keys.
     """
     if path.stat().st_size > CONFIG_LIMIT:
-        raise ConfigError(
-            f"{place} has {path.stat().st_size:,} bytes; more than {CONFIG_LIMIT:,} is no configuration"
-        )
+        raise ConfigError(f"{place} has {path.stat().st_size:,} bytes; more than {CONFIG_LIMIT:,} is no configuration")
     try:
         data = json.loads(
             path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_no_twins, parse_constant=_no_constant
@@ -70,9 +68,7 @@ def read_config_file(path: Path, place: str) -> dict[str, Any]:
     _check_version(data, place)
     for key in data:
         if key not in KEYS:
-            raise ConfigError(
-                f"{place}: unknown key {key!r}.{did_you_mean(key, KEYS)} Allowed: {', '.join(KEYS)}."
-            )
+            raise ConfigError(f"{place}: unknown key {key!r}.{did_you_mean(key, KEYS)} Allowed: {', '.join(KEYS)}.")
     return data
 
 
@@ -86,9 +82,7 @@ def _check_version(data: dict[str, Any], place: str) -> None:
         hint = next((text for key, text in kind.items() if key in data), "")
         raise ConfigError(f"{place} has no format_version, so moezoo.save_pretrained did not write it.{hint}")
     if type(version) is not int or version < 1:
-        raise ConfigError(
-            f"{place}: format_version={version!r:.80} must be a whole number from 1 to {FORMAT_VERSION}"
-        )
+        raise ConfigError(f"{place}: format_version={version!r:.80} must be a whole number from 1 to {FORMAT_VERSION}")
     if version > FORMAT_VERSION:
         raise ConfigError(
             f"{place}: format_version {version}, written by moezoo {data.get('moezoo_version')!s:.40}, is "

@@ -54,9 +54,7 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
         owned.add(tensor.untyped_storage().data_ptr())
         state[key.replace("_orig_mod.", "")] = tensor
     if foreign:
-        raise InputError(
-            f"only plain dense tensors can be saved; the model's state also holds {shown(foreign)}"
-        )
+        raise InputError(f"only plain dense tensors can be saved; the model's state also holds {shown(foreign)}")
     return state
 
 

@@ -60,9 +60,7 @@ def read_stored(
         folder = Path(name.removeprefix("local-dir:")).expanduser()
         path = folder / CONFIG_NAME
         if not path.is_file():
-            raise WeightsUnavailable(
-                f"{name!r}: there is no file {str(path)!r}; moezoo.save_pretrained writes one"
-            )
+            raise WeightsUnavailable(f"{name!r}: there is no file {str(path)!r}; moezoo.save_pretrained writes one")
 
         def local_weights(sha256: str) -> Path:
             for candidate in (folder / staged_name(sha256), folder / WEIGHTS_NAME):
@@ -72,14 +70,10 @@ def read_stored(
 
         return _parse(name, path, local_weights)
     if not name.startswith("hf-hub:"):
-        raise ConfigError(
-            f"a stored model is 'hf-hub:user/repo[@revision]' or 'local-dir:PATH', got {name!r}"
-        )
+        raise ConfigError(f"a stored model is 'hf-hub:user/repo[@revision]' or 'local-dir:PATH', got {name!r}")
     repo_id, _, revision = name.removeprefix("hf-hub:").partition("@")
     if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", repo_id):
-        raise ConfigError(
-            f"{name!r}: a hub model is 'hf-hub:user/repo' or 'hf-hub:user/repo@revision', with one slash"
-        )
+        raise ConfigError(f"{name!r}: a hub model is 'hf-hub:user/repo' or 'hf-hub:user/repo@revision', with one slash")
     from moezoo.hub.fetch import commit_of, fetch_file
 
     path = fetch_file(
@@ -121,9 +115,7 @@ def _parse(source: str, path: Path, weights: Callable[[str], Path]) -> StoredMod
         classes = getattr(config, "num_classes", None)
         if classes is not None and len(labels) != classes:
             raise ConfigError(f"{place}: label_names has {len(labels)} names, num_classes is {classes}")
-    prepared = decode(
-        DataConfig, typed(data, "data", dict, place) if data.get("data") is not None else {}, where=place
-    )
+    prepared = decode(DataConfig, typed(data, "data", dict, place) if data.get("data") is not None else {}, where=place)
     return StoredModel(
         source=source,
         name=name,

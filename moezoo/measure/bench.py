@@ -109,9 +109,7 @@ def expand_names(names_or_patterns: str | Iterable[str]) -> list[str]:
             continue
         found = list_models(name)
         if not found:
-            raise UnknownModelError(
-                f"no registered model matches {name!r}; moezoo.list_models() shows every name."
-            )
+            raise UnknownModelError(f"no registered model matches {name!r}; moezoo.list_models() shows every name.")
         names.update(dict.fromkeys(found))
     if not names:
         raise ConfigError("names_or_patterns is empty: name at least one model.")

@@ -134,9 +134,7 @@ def check_output(path: Path) -> Path:
         OutputError: The ending is not .md, .csv or .json, or the folder does not exist.
     """
     if path.suffix not in WRITERS:
-        raise OutputError(
-            f"{str(path)!r} does not end in {', '.join(WRITERS)}.{did_you_mean(path.suffix, WRITERS)}"
-        )
+        raise OutputError(f"{str(path)!r} does not end in {', '.join(WRITERS)}.{did_you_mean(path.suffix, WRITERS)}")
     if not path.parent.is_dir():
         raise OutputError(f"the folder of {str(path)!r} does not exist")
     if path.is_dir():
@@ -166,11 +164,7 @@ def _cell(name: str, value: object) -> object:
 
 def _parameters(row: BenchRow) -> str:
     total = _number(row.params_total, ".2f", 1e6)
-    return (
-        total
-        if row.params_active == row.params_total
-        else f"{total} ({_number(row.params_active, '.2f', 1e6)})"
-    )
+    return total if row.params_active == row.params_total else f"{total} ({_number(row.params_active, '.2f', 1e6)})"
 
 
 def _number(value: float | None, form: str, unit: float = 1.0) -> str:

@@ -40,7 +40,9 @@ def _costs(model: nn.Module) -> list[str]:
     lines = [f"parameters: {total:,} total, {total - inactive:,} active per token"]
     if added:
         sum_added = sum(map(_count, added.values()))
-        lines.append(f"added by adapters: {sum_added:,} (+{sum_added / max(total - sum_added, 1):.1%} of the backbone's)")
+        lines.append(
+            f"added by adapters: {sum_added:,} (+{sum_added / max(total - sum_added, 1):.1%} of the backbone's)"
+        )
         lines += [f"  {name}: {_count(adapter):,}" for name, adapter in added.items()]
     return lines
 

@@ -104,8 +104,7 @@ def latency(
             samples[name].append(timers[name]())
         order.append(order.pop(0))  # so that nobody is always the first of a round
     results = {
-        name: _summary(values, samples[baseline] if baseline is not None else None)
-        for name, values in samples.items()
+        name: _summary(values, samples[baseline] if baseline is not None else None) for name, values in samples.items()
     }
     return results if isinstance(models, Mapping) else results["model"]
 

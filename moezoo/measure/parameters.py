@@ -25,6 +25,4 @@ def parameters(model: nn.Module) -> Parameters:
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     total = sum(n for n, _ in counts)
     inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MoELayer))
-    return Parameters(
-        total=total, active=total - inactive, trainable=sum(n for n, learns in counts if learns)
-    )
+    return Parameters(total=total, active=total - inactive, trainable=sum(n for n, learns in counts if learns))

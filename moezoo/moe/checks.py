@@ -18,9 +18,16 @@ def check_int(name: str, value: object, *, low: int, high: int | None = None) ->
 
 def check_positive(name: str, value: object, *, zero: bool = False) -> float:
     """``value`` as a finite float above zero (or at least zero)."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
+    ok = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and value == value
+        and abs(value) != float("inf")
+    )
     if not ok or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
-        raise ConfigError(f"{name}={value!r} is not allowed: it must be a finite number {'of at least' if zero else 'above'} 0.")
+        raise ConfigError(
+            f"{name}={value!r} is not allowed: it must be a finite number {'of at least' if zero else 'above'} 0."
+        )
     return float(value)  # type: ignore[arg-type]
 
 
@@ -36,5 +43,6 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     options = list(allowed)
     if not isinstance(value, str) or value not in options:
         raise ConfigError(
-            f"{name}={value!r} is not allowed.{did_you_mean(str(value), options)} Allowed: {', '.join(options)}.")
+            f"{name}={value!r} is not allowed.{did_you_mean(str(value), options)} Allowed: {', '.join(options)}."
+        )
     return value

@@ -67,14 +67,20 @@ class MoELayer(nn.Module):
         self.path = check_choice("path", path, PATHS)
         hidden_dim = 4 * dim if hidden_dim is None else check_int("hidden_dim", hidden_dim, low=1)
         self.router = build_router(
-            router, dim, num_experts,
-            top_k=top_k, normalize=normalize, capacity_factor=capacity_factor, **(router_args or {}),
+            router,
+            dim,
+            num_experts,
+            top_k=top_k,
+            normalize=normalize,
+            capacity_factor=capacity_factor,
+            **(router_args or {}),
         )
         self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
         self.shared: SharedExperts | None = None
         if check_int("num_shared_experts", num_shared_experts, low=0):
             self.shared = SharedExperts(
-                dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=expert == "glu")
+                dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=expert == "glu"
+            )
         self.aux = AuxCalls(check_aux_weights(aux_weights))
 
     @property

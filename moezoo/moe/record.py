@@ -44,7 +44,8 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
     for name, module in model.named_modules():
         if _is_compiled(module) and any(isinstance(part, MoELayer) for part in module.modules()):
             raise MoeZooError(
-                f"record_routing needs the model as it was before torch.compile; {name or 'the model'!r} is compiled")
+                f"record_routing needs the model as it was before torch.compile; {name or 'the model'!r} is compiled"
+            )
     records: list[RoutingRecord] = []
     calls: Counter[str] = Counter()
     with ExitStack() as stack:

@@ -92,6 +92,8 @@ class Routing:
 
     def detach(self) -> Routing:
         """The same routing without its autograd graph."""
-        tensors = {name: getattr(self, name).detach() for name in
-                   ("token_index", "expert_index", "weight", "logits", "clean_logits", "probs", "dropped")}
+        tensors = {
+            name: getattr(self, name).detach()
+            for name in ("token_index", "expert_index", "weight", "logits", "clean_logits", "probs", "dropped")
+        }
         return Routing(**tensors, num_tokens=self.num_tokens, num_experts=self.num_experts)

@@ -7,7 +7,6 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -49,9 +48,7 @@ class ProgressBar:
         self._bar = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("[bold]{task.description}[/]"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
+            BarColumn(bar_width=14),  # the line fits into 80 columns
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
@@ -59,23 +56,29 @@ class ProgressBar:
 
     def start(self, epochs: int, steps_per_epoch: int) -> None:
         self._epochs, self._steps, self._seen = epochs, steps_per_epoch, 0
-        self._state = ""
-        self._task = self._bar.add_task(self.title, total=epochs, state="", visible=self.console.is_terminal)
+        self._accuracy = ""
+        total = epochs * steps_per_epoch
+        self._task = self._bar.add_task(self.title, total=total, state="", visible=self.console.is_terminal)
         if self.console.is_terminal:
             self._bar.start()
 
     def step(self, loss: float) -> None:
+        epoch = self._seen // self._steps + 1
         self._seen += 1
-        # Whole epochs only: the bar's "3/25" is the epoch being trained.
-        self._bar.update(self._task, state=f"loss {loss:.3f}  {self._state}")
+        self._bar.update(self._task, advance=1, state=self._line(epoch, loss))
 
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None:
-        self._state = f"val [cyan]{metrics.val_accuracy:7.2%}[/]  best [green]{best.val_accuracy:7.2%}[/]"
-        self._bar.update(self._task, advance=1, state=f"loss {metrics.loss:.3f}  {self._state}")
+        self._accuracy = (
+            f"  val [cyan]{metrics.val_accuracy:6.2%}[/]  best [green]{best.val_accuracy:6.2%}[/]"
+        )
+        line = self._line(metrics.epoch, metrics.loss)
+        self._bar.update(self._task, state=line)
         every = max(self._epochs // 10, 1)
         if not self.console.is_terminal and (metrics.epoch % every == 0 or metrics.epoch == self._epochs):
-            count = f"epoch {metrics.epoch:3d}/{self._epochs}"
-            self.console.print(f"{self.title}  {count}  loss {metrics.loss:.3f}  {self._state}")
+            self.console.print(f"{self.title}  {line}")
+
+    def _line(self, epoch: int, loss: float) -> str:
+        return f"epoch {epoch:2d}/{self._epochs}  loss {loss:.3f}{self._accuracy}"
 
     def stop(self) -> None:
         if self.console.is_terminal:

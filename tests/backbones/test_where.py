@@ -13,39 +13,85 @@ PLAIN = [Block(f"blocks.{i}", 0, "blocks", i) for i in range(12)]
 STAGED = [Block(f"layer{s + 1}.{i}", s, f"layer{s + 1}", i) for s, n in enumerate((3, 4, 6, 3)) for i in range(n)]
 
 
-@pytest.mark.parametrize(("where", "expected"), [
-    (None, [11]), ("last", [11]), ("all", list(range(12))), ("last_half", [6, 7, 8, 9, 10, 11]), (3, [3]), (-1, [11]),
-    ([9, -2], [9, 10]), ("blocks.1*", [1, 10, 11]), (["blocks.0", 5], [0, 5]), ((0, 2), [2]),
-])
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (None, [11]),
+        ("last", [11]),
+        ("all", list(range(12))),
+        ("last_half", [6, 7, 8, 9, 10, 11]),
+        (3, [3]),
+        (-1, [11]),
+        ([9, -2], [9, 10]),
+        ("blocks.1*", [1, 10, 11]),
+        (["blocks.0", 5], [0, 5]),
+        ((0, 2), [2]),
+    ],
+)
 def test_places_in_a_plain_backbone(where, expected):
     assert select_blocks(PLAIN, where) == expected
 
 
-@pytest.mark.parametrize(("where", "expected"), [
-    (None, [13, 14, 15]), ("last_stage", [13, 14, 15]), ("last", [15]), ("layer3", list(range(7, 13))), ("layer4", [13, 14, 15]),
-    ([("layer3", 5), ("layer4", 0)], [12, 13]), ([(3, 0), (3, -1)], [13, 15]), ([(-1, 1)], [14]), ([["layer4", 1]], [14]),
-])
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (None, [13, 14, 15]),
+        ("last_stage", [13, 14, 15]),
+        ("last", [15]),
+        ("layer3", list(range(7, 13))),
+        ("layer4", [13, 14, 15]),
+        ([("layer3", 5), ("layer4", 0)], [12, 13]),
+        ([(3, 0), (3, -1)], [13, 15]),
+        ([(-1, 1)], [14]),
+        ([["layer4", 1]], [14]),
+    ],
+)
 def test_places_in_a_staged_backbone(where, expected):
     assert select_blocks(STAGED, where) == expected
 
 
-@pytest.mark.parametrize(("where", "words"), [
-    (12, "out of range"), (-13, "-12 to 11"), ([11, 11], "twice"), ([11, -1], "twice"), ("blokcs.3", "Did you mean"),
-    ("last_stage", "no stages"), ([], "not allowed"), (1.5, "not allowed"), (True, "not an index"), ([None], "not an index"),
-    ((3, 0), "stage 3 does not exist"), ((0, 12), "blocks 0 to 11"), ("nothing*", "matches no block"),
-])
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (12, "out of range"),
+        (-13, "-12 to 11"),
+        ([11, 11], "twice"),
+        ([11, -1], "twice"),
+        ("blokcs.3", "Did you mean"),
+        ("last_stage", "no stages"),
+        ([], "not allowed"),
+        (1.5, "not allowed"),
+        (True, "not an index"),
+        ([None], "not an index"),
+        ((3, 0), "stage 3 does not exist"),
+        ((0, 12), "blocks 0 to 11"),
+        ("nothing*", "matches no block"),
+    ],
+)
 def test_refused_places_say_what_there_is(where, words):
     with pytest.raises(InjectionError, match=words):
         select_blocks(PLAIN, where)
 
 
-@pytest.mark.parametrize(("where", "config", "error"), [
-    (99, {}, InjectionError), ("nothing*", {}, InjectionError), ([0, 0], {}, InjectionError),
-    ("last", {"num_experts": 0}, ConfigError), ("last", {"num_experts": 1.5}, ConfigError), ("last", {"num_experts": True}, ConfigError),
-    ("last", {"num_experts": -1}, ConfigError), ("last", {"expert_k": 5}, ConfigError), ("last", {"expert_k": 0}, ConfigError),
-    ("last", {"num_expert": 4}, ConfigError), ("last", {"num_experts": [4, 4]}, ConfigError), ("last", {"num_heads": 7}, ConfigError),
-    ("last", {"router": "sofmax_topk"}, LookupError), ("last", {"expert": "mpl"}, LookupError),
-])
+@pytest.mark.parametrize(
+    ("where", "config", "error"),
+    [
+        (99, {}, InjectionError),
+        ("nothing*", {}, InjectionError),
+        ([0, 0], {}, InjectionError),
+        ("last", {"num_experts": 0}, ConfigError),
+        ("last", {"num_experts": 1.5}, ConfigError),
+        ("last", {"num_experts": True}, ConfigError),
+        ("last", {"num_experts": -1}, ConfigError),
+        ("last", {"expert_k": 5}, ConfigError),
+        ("last", {"expert_k": 0}, ConfigError),
+        ("last", {"num_expert": 4}, ConfigError),
+        ("last", {"num_experts": [4, 4]}, ConfigError),
+        ("last", {"num_heads": 7}, ConfigError),
+        ("last", {"router": "sofmax_topk"}, LookupError),
+        ("last", {"expert": "mpl"}, LookupError),
+    ],
+)
 def test_a_refused_injection_leaves_the_model_as_it_was(tiny_vit, where, config, error):
     keys, hooks = list(tiny_vit.state_dict()), [len(m._forward_hooks) for m in tiny_vit.modules()]
     with pytest.raises(error):

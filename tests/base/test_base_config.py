@@ -35,7 +35,7 @@ class Sample:
     rate: Annotated[float, Ge(0), Lt(1)] = option(0.1, "dropout", alias=("drop", "model.drop"))
     kind: Literal["mlp", "glu"] = option("mlp", "kind")
     sizes: tuple[int, ...] = option(default=(1, 2), help="sizes")
-    per_block: int | dict[int, int] = option(1, "per block")  # noqa: RUF009
+    per_block: int | dict[int, int] = option(1, "per block")
     place: int | str | tuple[int | str, int] = option("last", "where")
     flag: bool = option(False, "a flag")
     name: str | None = option(None, "a name")

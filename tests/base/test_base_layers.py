@@ -126,9 +126,7 @@ def test_the_base_and_the_configurations_do_not_import_torch():
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 wrong += [
-                    f"{dotted}: {name}"
-                    for name in names
-                    if name.split(".")[0] in ("torch", "timm", "transformers")
+                    f"{dotted}: {name}" for name in names if name.split(".")[0] in ("torch", "timm", "transformers")
                 ]
     assert wrong == []
 

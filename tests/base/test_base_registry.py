@@ -54,9 +54,7 @@ def _empty(monkeypatch):
     def net10():
         return Config()
 
-    @register_model(
-        "fam/net2", variants={"wide": {"width": 99}}, weights="backbone", deprecated=("fam/old_net",)
-    )
+    @register_model("fam/net2", variants={"wide": {"width": 99}}, weights="backbone", deprecated=("fam/old_net",))
     def net2():
         return Config()
 
@@ -198,9 +196,7 @@ def test_overrides_win_over_the_variant_under_any_of_their_names():
 
 
 def test_deprecated_names_warn_and_mean_their_successor():
-    with pytest.warns(
-        MoeZooDeprecationWarning, match="'fam/old_net' is deprecated, use 'fam/net2'"
-    ) as caught:
+    with pytest.warns(MoeZooDeprecationWarning, match="'fam/old_net' is deprecated, use 'fam/net2'") as caught:
         assert model_config("fam_old_net.wide").width == 99
     assert caught[0].filename == __file__
     assert "fam/old_net" not in list_models()

@@ -24,7 +24,8 @@ def test_real_size_shapes_keys_and_counts(name):
 
     added = adapters_of(model)
     assert {k: v.shape for k, v in model.state_dict().items() if ".entity_moe." not in k} == {
-        k: v.shape for k, v in backbone.state_dict().items()}
+        k: v.shape for k, v in backbone.state_dict().items()
+    }
     total = sum(p.numel() for p in model.parameters())
     adapters = sum(p.numel() for a in added.values() for p in a.parameters())
     assert total == adapters + sum(p.numel() for p in backbone.parameters())

@@ -79,7 +79,9 @@ def test_features_are_nchw_under_the_classifiers_own_keys(name):
     assert not result.missing_keys
     images = images_for(model)
     maps = features(images)
-    want = model.eval().forward_intermediates(images, indices=[-2, -1], intermediates_only=True, norm=False, output_fmt="NCHW")
+    want = model.eval().forward_intermediates(
+        images, indices=[-2, -1], intermediates_only=True, norm=False, output_fmt="NCHW"
+    )
     assert [m.shape[1] for m in maps] == features.feature_info.channels()
     assert all(torch.equal(a, b) for a, b in zip(maps, want, strict=True))
 

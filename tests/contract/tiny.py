@@ -5,7 +5,10 @@ from moezoo.registry import model_config
 ADAPTER = {"expert_dim": 16, "mlp_ratio": 0.5, "dropout": 0.0}
 BY_BACKBONE = {
     "vit": {"img_size": 32, "backbone_args": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}},
-    "swin": {"img_size": 32, "backbone_args": {"embed_dim": 16, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2}},
+    "swin": {
+        "img_size": 32,
+        "backbone_args": {"embed_dim": 16, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2},
+    },
     "resnet": {"backbone_args": {"layers": [1, 1, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}},
     "moezoo": {"backbone_args": {"depth": 2, "embed_dim": 32}},
 }

@@ -323,9 +323,7 @@ def test_weights_come_from_the_commit_of_the_configuration(hub, saved, cache):
 
 
 def test_a_pickle_beside_missing_safetensors_is_never_fetched(hub, saved, cache):
-    hub.put(
-        "user/digits", {"config.json": (saved / "config.json").read_bytes(), "pytorch_model.bin": b"evil"}
-    )
+    hub.put("user/digits", {"config.json": (saved / "config.json").read_bytes(), "pytorch_model.bin": b"evil"})
     with pytest.raises(WeightsUnavailable, match=r"model\.safetensors"):
         moezoo.create_model("hf-hub:user/digits", pretrained=True, cache_dir=cache)
     assert not any(".bin" in place for _, place, _ in hub.requests)

@@ -32,9 +32,7 @@ def state_equal(one: nn.Module, other: nn.Module) -> bool:
 
 def test_a_saved_model_comes_back_with_the_same_outputs_labels_and_data(model, tmp_path):
     labels = [f"class {i}" for i in range(10)]
-    folder = moezoo.save_pretrained(
-        model, tmp_path / "new" / "folder", label_names=labels, metrics={"top1": 0.25}
-    )
+    folder = moezoo.save_pretrained(model, tmp_path / "new" / "folder", label_names=labels, metrics={"top1": 0.25})
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     stored = read_stored(f"local-dir:{folder}")
     assert stored.label_names == tuple(labels)
@@ -129,9 +127,7 @@ def test_nonfinite_tensors_are_refused_by_name_and_nothing_is_written(model, tmp
     with torch.no_grad():
         model.head.bias[3] = float("nan")
         model.head.weight[0, 0] = float("inf")
-    with pytest.raises(
-        NonFiniteError, match=r"head\.weight \(1 of 640 values\), head\.bias \(1 of 10 values\)"
-    ):
+    with pytest.raises(NonFiniteError, match=r"head\.weight \(1 of 640 values\), head\.bias \(1 of 10 values\)"):
         moezoo.save_pretrained(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -149,9 +149,7 @@ def test_a_size_within_bounds_that_the_file_does_not_have_is_refused_before_allo
         moezoo.create_model(name, pretrained=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["hf-hub:repo", "hf-hub:a/b/c", "hf-hub:", "hf-hub:a/b c", "http://a/b", "a/b"]
-)
+@pytest.mark.parametrize("name", ["hf-hub:repo", "hf-hub:a/b/c", "hf-hub:", "hf-hub:a/b c", "http://a/b", "a/b"])
 def test_a_stored_name_has_two_forms(name):
     with pytest.raises(ConfigError, match="hf-hub:user/repo"):
         read_stored(name)

@@ -27,9 +27,7 @@ DIGITS = "entity_moe/digits"
 
 @pytest.fixture(scope="module")
 def rows():
-    return run_bench(
-        DIGITS, batch_sizes=(1, 3), rounds=2, warmup=0, device="cpu", dtypes=("float32", "bfloat16")
-    )
+    return run_bench(DIGITS, batch_sizes=(1, 3), rounds=2, warmup=0, device="cpu", dtypes=("float32", "bfloat16"))
 
 
 def test_one_row_per_role_type_and_batch_size(rows):
@@ -342,9 +340,7 @@ def test_the_command_reports_failures_and_exits_with_1(command):
 
 
 def test_the_command_checks_its_files_before_it_measures(command, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "moezoo.measure.bench.run_bench", lambda *_, **__: pytest.fail("something was measured")
-    )
+    monkeypatch.setattr("moezoo.measure.bench.run_bench", lambda *_, **__: pytest.fail("something was measured"))
     result = command(DIGITS, "--out", str(tmp_path / "none" / "b.md"))
     assert isinstance(result.exception, OutputError)
 

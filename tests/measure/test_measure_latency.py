@@ -90,9 +90,7 @@ def test_modules_run_in_evaluation_mode_without_gradients_and_are_put_back():
     assert probe.training
     assert not probe.frozen.training
     assert torch.get_num_threads() == threads
-    latency(
-        lambda x: seen.append((True, torch.is_grad_enabled(), x.dtype)), torch.ones(2), rounds=1, warmup=0
-    )
+    latency(lambda x: seen.append((True, torch.is_grad_enabled(), x.dtype)), torch.ones(2), rounds=1, warmup=0)
     assert seen[-1] == (True, True, torch.float32)
 
 

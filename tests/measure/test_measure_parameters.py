@@ -13,9 +13,7 @@ from moezoo.moe import MoELayer
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_active_leaves_out_the_experts_a_token_does_not_choose(device):
     with torch.device(device):
-        net = nn.Sequential(
-            nn.Linear(4, 4), MoELayer(4, num_experts=5, top_k=2, hidden_dim=6, num_shared_experts=1)
-        )
+        net = nn.Sequential(nn.Linear(4, 4), MoELayer(4, num_experts=5, top_k=2, hidden_dim=6, num_shared_experts=1))
     expert = 6 * 4 + 6 + 4 * 6 + 4
     total = 20 + 5 * expert + 5 * 4 + (expert + 5)
     assert parameters(net) == Parameters(total=total, active=total - 3 * expert, trainable=total)

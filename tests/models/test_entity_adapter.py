@@ -68,7 +68,9 @@ def test_window_objects_pool_their_own_tokens():
 
 
 def test_pooling_shrinks_the_quadratic_attention():
-    tokens, windows, slots = (adapter(grid=(32, 32), prefix=0, entities=e, window_size=8) for e in ("tokens", "windows", "slots"))
+    tokens, windows, slots = (
+        adapter(grid=(32, 32), prefix=0, entities=e, window_size=8) for e in ("tokens", "windows", "slots")
+    )
     assert tokens.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 1024, 16)
     assert windows.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 16, 16)
     assert slots.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 16, 16)
@@ -79,15 +81,40 @@ def test_pooling_shrinks_the_quadratic_attention():
 
 
 OPTIONS = {
-    "num_experts": 2, "num_experts_shared": 1, "expert_k": 2, "mlp_ratio": 1.0, "expert_dim": 8, "expert": "glu",
-    "activation": "relu", "num_heads": 4, "entities": "windows", "dense": True, "capacity_factor": 0.25, "backbone_args": {"depth": 2},
-    "model_name": "test_vit2", "num_classes": 4, "in_chans": 1, "img_size": 48, "global_pool": "avg", "inject_layers": "all",
+    "num_experts": 2,
+    "num_experts_shared": 1,
+    "expert_k": 2,
+    "mlp_ratio": 1.0,
+    "expert_dim": 8,
+    "expert": "glu",
+    "activation": "relu",
+    "num_heads": 4,
+    "entities": "windows",
+    "dense": True,
+    "capacity_factor": 0.25,
+    "backbone_args": {"depth": 2},
+    "model_name": "test_vit2",
+    "num_classes": 4,
+    "in_chans": 1,
+    "img_size": 48,
+    "global_pool": "avg",
+    "inject_layers": "all",
 }
 TRAINING = {
-    "dropout": 0.5, "router_noise": 5.0, "router_jitter": 0.9, "drop_rate": 0.5, "drop_path_rate": 0.9, "load_balance_weight": 1.0,
-    "router_z_weight": 1.0, "importance_weight": 1.0,
+    "dropout": 0.5,
+    "router_noise": 5.0,
+    "router_jitter": 0.9,
+    "drop_rate": 0.5,
+    "drop_path_rate": 0.9,
+    "load_balance_weight": 1.0,
+    "router_z_weight": 1.0,
+    "importance_weight": 1.0,
 }
-PAIRED = {"normalize": ({"expert_k": 2}, False), "window_size": ({"entities": "windows"}, 1), "num_slots": ({"entities": "slots"}, 3)}
+PAIRED = {
+    "normalize": ({"expert_k": 2}, False),
+    "window_size": ({"entities": "windows"}, 1),
+    "num_slots": ({"entities": "slots"}, 3),
+}
 
 
 def test_every_field_is_tried():
@@ -109,7 +136,9 @@ def test_every_option_changes_the_model(field):
 def test_options_that_need_another_one_change_the_model(field):
     base, value = PAIRED[field]
     models = [changed_model(**base), changed_model(**base, **{field: value})]
-    if {k: v.shape for k, v in models[0].state_dict().items()} == {k: v.shape for k, v in models[1].state_dict().items()}:
+    if {k: v.shape for k, v in models[0].state_dict().items()} == {
+        k: v.shape for k, v in models[1].state_dict().items()
+    }:
         models[1].load_state_dict(models[0].state_dict())
         x = torch.randn(2, 3, 32, 32)
         assert not torch.equal(models[0].eval()(x), models[1].eval()(x))

@@ -41,14 +41,17 @@ def test_a_warm_cache_serves_without_the_hub(published, hub, tmp_path):
 
 def test_weights_are_adapted_to_channels_size_and_classes(published, tmp_path):
     model = moezoo.create_model(
-        "entity_moe/test_vit", pretrained=True, cache_dir=tmp_path, in_chans=1, img_size=64, num_classes=5).eval()
+        "entity_moe/test_vit", pretrained=True, cache_dir=tmp_path, in_chans=1, img_size=64, num_classes=5
+    ).eval()
     assert torch.equal(model.blocks[0].attn.qkv.weight, published.blocks[0].attn.qkv.weight)
     torch.testing.assert_close(model.patch_embed.proj.weight, published.patch_embed.proj.weight.sum(1, keepdim=True))
     assert model(torch.randn(1, 1, 64, 64)).shape == (1, 5)
 
 
 def test_features_carry_the_pretrained_weights(published, tmp_path):
-    features = moezoo.create_model("entity_moe/test_vit", pretrained=True, features_only=True, cache_dir=tmp_path).eval()
+    features = moezoo.create_model(
+        "entity_moe/test_vit", pretrained=True, features_only=True, cache_dir=tmp_path
+    ).eval()
     images = torch.randn(1, 3, 160, 160)
     want = published.forward_intermediates(images, indices=[5], intermediates_only=True)[0]
     assert torch.equal(features(images)[-1], want)

@@ -32,9 +32,7 @@ def naive_balance(logits: Tensor, top_k: int, normalize_by_k: bool) -> float:
     probs = [naive_softmax(row) for row in logits.double().tolist()]
     loss = 0.0
     for i in range(num_experts):
-        f = sum(1 for token in chosen for e, _ in token if e == i) / (
-            num_tokens * (top_k if normalize_by_k else 1)
-        )
+        f = sum(1 for token in chosen for e, _ in token if e == i) / (num_tokens * (top_k if normalize_by_k else 1))
         loss += f * sum(p[i] for p in probs) / num_tokens
     return num_experts * loss
 
@@ -70,9 +68,7 @@ ACTIVATIONS = {
 }
 
 
-def naive_expert(
-    x: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, act: str, glu: bool
-) -> Tensor:
+def naive_expert(x: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, act: str, glu: bool) -> Tensor:
     """One token (D,) through one expert."""
     hidden = w_in @ x + b_in
     if glu:
@@ -98,11 +94,7 @@ def naive_mixture(
     logits = x @ params["router.weight"].T
     num_experts = logits.shape[1]
     chosen = [[e for e, _ in token] for token in naive_routing(logits.detach(), top_k, False)]
-    kept = (
-        naive_kept(chosen, num_experts, capacity if capacity is not None else len(x) * top_k)
-        if len(x)
-        else []
-    )
+    kept = naive_kept(chosen, num_experts, capacity if capacity is not None else len(x) * top_k) if len(x) else []
     out = []
     for t, token in enumerate(chosen):
         probs = torch.exp(logits[t] - logits[t].max()) / torch.exp(logits[t] - logits[t].max()).sum()
@@ -114,9 +106,7 @@ def naive_mixture(
                 y = y + probs[e] / total * naive_expert(x[t], *weights, activation, glu)
         for m in range(shared):
             weights = [params[f"shared.{name}"][m] for name in ("w_in", "b_in", "w_out", "b_out")]
-            gate = 1 / (
-                1 + torch.exp(-(params["shared.gate.weight"][m] @ x[t] + params["shared.gate.bias"][m]))
-            )
+            gate = 1 / (1 + torch.exp(-(params["shared.gate.weight"][m] @ x[t] + params["shared.gate.bias"][m])))
             y = y + gate * naive_expert(x[t], *weights, activation, glu)
         out.append(y)
     return torch.stack(out) if out else x * 0

@@ -50,9 +50,7 @@ def test_normalised_top_1_is_refused_because_the_router_would_not_learn():
         build(normalize=True)
     assert build(top_k=2).router.normalize is True
     assert build(top_k=1).router.normalize is False
-    assert build(num_experts=1, normalize=True).router.normalize is True, (
-        "a single expert has nothing to learn"
-    )
+    assert build(num_experts=1, normalize=True).router.normalize is True, "a single expert has nothing to learn"
 
 
 @pytest.mark.parametrize(

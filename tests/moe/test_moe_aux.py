@@ -22,18 +22,14 @@ class Net(nn.Module):
 
     def __init__(self, layers=2, order=None, reentrant=None, **args):
         super().__init__()
-        self.layers = nn.ModuleList(
-            MoELayer(8, num_experts=4, top_k=2, hidden_dim=6, **args) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(MoELayer(8, num_experts=4, top_k=2, hidden_dim=6, **args) for _ in range(layers))
         self.order = range(layers) if order is None else order
         self.reentrant = reentrant
 
     def forward(self, x):
         for i in self.order:
             layer = self.layers[i]
-            x = x + (
-                layer(x) if self.reentrant is None else checkpoint(layer, x, use_reentrant=self.reentrant)
-            )
+            x = x + (layer(x) if self.reentrant is None else checkpoint(layer, x, use_reentrant=self.reentrant))
         return x
 
 
@@ -49,9 +45,7 @@ def routings(model, x):
 
 
 def expected_loss(seen):
-    return 0.01 * sum(map(load_balancing_loss, seen)) / len(seen) + 0.001 * sum(
-        map(router_z_loss, seen)
-    ) / len(seen)
+    return 0.01 * sum(map(load_balancing_loss, seen)) / len(seen) + 0.001 * sum(map(router_z_loss, seen)) / len(seen)
 
 
 def test_per_kind_the_mean_over_layers_then_the_weighted_sum():
@@ -64,9 +58,7 @@ def test_layers_with_different_kinds_are_averaged_per_kind():
     model, x = Net(layers=2), torch.randn(5, 8)
     model.layers[1].aux.weights = {"importance": 0.5, "load_balancing": 0.0}
     first, second = routings(model, x)
-    expected = (
-        0.01 * load_balancing_loss(first) + 0.001 * router_z_loss(first) + 0.5 * importance_loss(second)
-    )
+    expected = 0.01 * load_balancing_loss(first) + 0.001 * router_z_loss(first) + 0.5 * importance_loss(second)
     torch.testing.assert_close(aux_loss(model), expected)
 
 

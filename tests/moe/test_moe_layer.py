@@ -30,9 +30,7 @@ def randomise(layer):
     return layer
 
 
-def assert_equals_naive(
-    layer, x, *, shared=0, glu=False, activation="gelu", capacity=None, rtol=1e-9, atol=1e-9
-):
+def assert_equals_naive(layer, x, *, shared=0, glu=False, activation="gelu", capacity=None, rtol=1e-9, atol=1e-9):
     params = params_of(layer)
     x_ref = x.detach().clone().requires_grad_()
     expected = naive_mixture(
@@ -75,9 +73,7 @@ GRID = [
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("expert", "activation", "top_k", "shared", "normalize"), GRID)
-def test_outputs_and_all_gradients_equal_the_naive_mixture(
-    path, expert, activation, top_k, shared, normalize
-):
+def test_outputs_and_all_gradients_equal_the_naive_mixture(path, expert, activation, top_k, shared, normalize):
     layer = randomise(
         MoELayer(
             3,
@@ -112,15 +108,8 @@ def test_float32_equals_the_naive_mixture_for_widths_that_need_padding_too(path,
 @pytest.mark.parametrize("factor", [0.3, 1.0])
 def test_capacity_drops_what_the_naive_queue_drops_with_exact_gradients(path, dtype, factor):
     # Uninitialised rows must never leak into a gradient: leave NaN in the memory the products will be given.
-    junk = [
-        torch.full((n, w), float("nan"), dtype=dtype)
-        for n in (12, 24)
-        for w in (8, 16, 32)
-        for _ in range(30)
-    ]
-    layer = randomise(
-        MoELayer(8, num_experts=4, top_k=2, hidden_dim=16, capacity_factor=factor, path=path)
-    ).to(dtype)
+    junk = [torch.full((n, w), float("nan"), dtype=dtype) for n in (12, 24) for w in (8, 16, 32) for _ in range(30)]
+    layer = randomise(MoELayer(8, num_experts=4, top_k=2, hidden_dim=16, capacity_factor=factor, path=path)).to(dtype)
     x = torch.randn(12, 8, dtype=dtype)
     del junk
     tol = 1e-9 if dtype == torch.float64 else 1e-4
@@ -166,9 +155,7 @@ def test_dropped_rows_never_reach_the_input_gradient(path, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [{}, {"expert": "glu"}, {"num_shared_experts": 1}, {"capacity_factor": 0.5}])
-@pytest.mark.parametrize(
-    ("dtype", "tol"), [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)]
-)
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_loop_and_grouped_path_agree(args, dtype, tol):
     loop = MoELayer(8, num_experts=4, top_k=2, path="loop", **args).to(dtype)
     grouped = MoELayer(8, num_experts=4, top_k=2, path="grouped", **args).to(dtype)
@@ -228,17 +215,15 @@ def test_all_experts_chosen_equal_the_dense_mixture(path):
     torch.testing.assert_close(layer(x), dense)
 
 
-sizes = st.tuples(
-    st.integers(1, 6), st.integers(0, 20), st.integers(0, 10_000), st.sampled_from(PATHS)
-).flatmap(lambda s: st.tuples(st.just(s), st.integers(1, s[0])))
+sizes = st.tuples(st.integers(1, 6), st.integers(0, 20), st.integers(0, 10_000), st.sampled_from(PATHS)).flatmap(
+    lambda s: st.tuples(st.just(s), st.integers(1, s[0]))
+)
 
 
 def build(case):
     (num_experts, num_tokens, seed, path), top_k = case
     torch.manual_seed(seed)
-    layer = (
-        randomise(MoELayer(4, num_experts=num_experts, top_k=top_k, hidden_dim=6, path=path)).double().eval()
-    )
+    layer = randomise(MoELayer(4, num_experts=num_experts, top_k=top_k, hidden_dim=6, path=path)).double().eval()
     return layer, torch.randn(num_tokens, 4, dtype=torch.float64)
 
 

@@ -14,9 +14,7 @@ from moezoo.moe.losses import AUX_LOSSES, importance_loss, load_balancing_loss, 
 
 
 @pytest.mark.parametrize("normalize_by_k", [True, False])
-@pytest.mark.parametrize(
-    ("num_tokens", "num_experts", "top_k"), [(7, 4, 1), (12, 5, 2), (3, 8, 8), (1, 1, 1)]
-)
+@pytest.mark.parametrize(("num_tokens", "num_experts", "top_k"), [(7, 4, 1), (12, 5, 2), (3, 8, 8), (1, 1, 1)])
 def test_load_balancing_equals_the_loop(num_tokens, num_experts, top_k, normalize_by_k):
     logits = 2 * torch.randn(num_tokens, num_experts, dtype=torch.float64)
     loss = load_balancing_loss(Routing.from_logits(logits, top_k), normalize_by_k)
@@ -40,9 +38,7 @@ def test_the_two_conventions_differ_by_k():
 
 def test_load_balancing_counts_dropped_assignments():
     routing = Routing.from_logits(torch.randn(10, 4), 2)
-    torch.testing.assert_close(
-        load_balancing_loss(apply_capacity(routing, 0.25)), load_balancing_loss(routing)
-    )
+    torch.testing.assert_close(load_balancing_loss(apply_capacity(routing, 0.25)), load_balancing_loss(routing))
 
 
 def test_load_balancing_gradient_flows_through_the_probabilities_only():

@@ -22,9 +22,7 @@ cases = st.tuples(st.integers(1, 9), st.integers(1, 6), st.integers(0, 2**31)).f
 @given(cases)
 def test_top_k_equals_the_naive_choice_and_weights(case):
     (num_tokens, num_experts, seed), top_k, normalize = case
-    logits = torch.randn(
-        num_tokens, num_experts, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    logits = torch.randn(num_tokens, num_experts, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     logits = (logits * 2).round() / 2  # half steps, so that ties are common
     routing = Routing.from_logits(logits, top_k, normalize)
     expected = naive_routing(logits, top_k, normalize)

@@ -84,7 +84,8 @@ def test_a_stored_run_brings_its_data_section(tmp_path):
     recipe = resolve_recipe("entity_moe/digits", assignments=["data.split_seed=3"])
     (tmp_path / "config.yaml").write_text(recipe.to_yaml())
     stored = resolve_recipe(f"local-dir:{tmp_path}", assignments=["viz.images=4"])
-    assert (stored.dataset, stored.data_options, stored.viz.images) == ("digits", {"split_seed": 3}, 4)
+    assert (stored.dataset, stored.data_options, stored.viz.images) == ("digits", recipe.data_options, 4)
+    assert recipe.data_options["split_seed"] == 3
     assert stored.model == {}
 
 

@@ -14,9 +14,18 @@ _EXPORTS = {
     "EntityAdapter": "adapter",
     "build": "model",
     **dict.fromkeys(
-        ["create_vit_entity_moe", "create_swin_entity_moe", "create_resnet_entity_moe", "vit_base_entity_moe",
-         "vit_large_entity_moe", "swin_tiny_entity_moe", "swin_base_entity_moe", "resnet50_entity_moe",
-         "resnet101_entity_moe", "print_model_info"],
+        [
+            "create_vit_entity_moe",
+            "create_swin_entity_moe",
+            "create_resnet_entity_moe",
+            "vit_base_entity_moe",
+            "vit_large_entity_moe",
+            "swin_tiny_entity_moe",
+            "swin_base_entity_moe",
+            "resnet50_entity_moe",
+            "resnet101_entity_moe",
+            "print_model_info",
+        ],
         "functions",
     ),
 }

@@ -42,8 +42,8 @@ class EntityAdapter(nn.Module):
         self.attn = Attention(dim, num_heads=_heads(dim, config.num_heads), qkv_bias=True, proj_drop=config.dropout)
         self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
         self.ffn = Mlp(dim, max(1, int(dim * config.mlp_ratio)), drop=config.dropout)
-        nn.init.zeros_(self.ffn.fc2.weight)
-        nn.init.zeros_(self.ffn.fc2.bias)
+        for parameter in self.ffn.fc2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, feature: Tensor) -> Tensor:
         """The block's features in their own layout, changed."""
@@ -116,7 +116,9 @@ def experts_at(config: EntityAdapterConfig, site: Site, i: int) -> int:
 def _check(config: EntityAdapterConfig, sites: Sequence[Site]) -> None:
     counts, positions = config.num_experts, [s.position for s in sites]
     if isinstance(counts, tuple) and len(counts) != len(sites):
-        raise ConfigError(f"num_experts={list(counts)} has {len(counts)} counts for {len(sites)} injected blocks {positions}.")
+        raise ConfigError(
+            f"num_experts={list(counts)} has {len(counts)} counts for {len(sites)} injected blocks {positions}."
+        )
     if isinstance(counts, dict) and set(counts) != set(positions):
         raise ConfigError(f"num_experts={counts} must name exactly the injected blocks {positions}.")
 

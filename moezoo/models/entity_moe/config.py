@@ -26,12 +26,19 @@ class EntityAdapterConfig:
     __pydantic_config__ = STRICT
 
     num_experts: Count | tuple[Count, ...] | dict[int, Count] = option(
-        4, "routed experts; a list gives one count per injected block, a mapping one per block index")
-    num_experts_shared: Annotated[int, Ge(0), Le(1024)] = option(2, "always-on experts, each behind its own sigmoid gate")
+        4, "routed experts; a list gives one count per injected block, a mapping one per block index"
+    )
+    num_experts_shared: Annotated[int, Ge(0), Le(1024)] = option(
+        2, "always-on experts, each behind its own sigmoid gate"
+    )
     expert_k: Count = option(1, "routed experts a token uses", alias="top_k")
     dropout: Rate = option(0.1, "dropout inside the adapter")
-    mlp_ratio: Annotated[float, Ge(0.01), Le(64.0)] = option(4.0, "hidden width of experts and FFN over the block's width")
-    expert_dim: Count | None = option(None, "hidden width of an expert; overrides mlp_ratio for the experts (slim experts)")
+    mlp_ratio: Annotated[float, Ge(0.01), Le(64.0)] = option(
+        4.0, "hidden width of experts and FFN over the block's width"
+    )
+    expert_dim: Count | None = option(
+        None, "hidden width of an expert; overrides mlp_ratio for the experts (slim experts)"
+    )
     expert: str = option("mlp", "kind of experts: mlp, glu, or a registered one")
     activation: Literal["gelu", "relu", "silu"] = option("gelu", "activation of the experts")
     router: str = option("softmax_topk", "registered router")
@@ -41,7 +48,8 @@ class EntityAdapterConfig:
     capacity_factor: Annotated[float, Ge(1e-3)] | None = option(None, "limit on an expert's load; null drops no token")
     num_heads: Count | None = option(None, "heads of the attention over objects; null means one per 64 channels")
     entities: Literal["tokens", "windows", "slots"] = option(
-        "tokens", "what an object is: every token, a pooled window of tokens, or a learned slot")
+        "tokens", "what an object is: every token, a pooled window of tokens, or a learned slot"
+    )
     window_size: Count = option(4, "side of a window of tokens (entities='windows')")
     num_slots: Count = option(16, "learned slots (entities='slots')")
     load_balance_weight: Weight = option(0.01, "weight of the load balancing loss")
@@ -59,7 +67,8 @@ class EntityAdapterConfig:
         if self.normalize and self.expert_k == 1 and smallest != 1:
             raise ConfigError(
                 "normalize=True with expert_k=1 is not allowed: every weight would be 1 and the router would get no "
-                "gradient from the task.")
+                "gradient from the task."
+            )
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,18 @@ class EntityMoEConfig(EntityAdapterConfig):
     model_name: str = option("vit_base_patch16_224", "timm architecture of the backbone", alias="backbone")
     backbone_tag: str | None = option(None, "timm weight tag, for example augreg_in21k; null means timm's default")
     backbone_args: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "further keyword arguments of the timm model", "aliases": ()})
+        default_factory=dict, metadata={"help": "further keyword arguments of the timm model", "aliases": ()}
+    )
     num_classes: Annotated[int, Ge(0), Le(1_000_000)] = option(1000, "classes; 0 gives pooled features")
     in_chans: Annotated[int, Ge(1), Le(1024)] = option(3, "channels of the image")
     img_size: Count | tuple[Count, Count] | None = option(None, "side of the image, or (height, width)")
     drop_rate: Rate | None = option(None, "dropout before the backbone's classifier")
     drop_path_rate: Rate | None = option(None, "stochastic depth of the backbone")
     global_pool: str | None = option(None, "pooling before the classifier, in timm's words")
-    inject_layers: Place | tuple[Place, ...] | None = option(
-        None, "where adapters go: all, last, last_half, last_stage, layer4, indices, (stage, block) pairs, name patterns")
+    inject_layers: int | str | tuple[Place, ...] | None = option(
+        None,
+        "where adapters go: all, last, last_half, last_stage, layer4, or a list of indices, (stage, block) pairs, patterns",
+    )
 
     @property
     def backbone(self) -> str:

@@ -61,7 +61,9 @@ class WindowEntities(Entities):
         p, w = self.site.prefix_tokens, self.window
         grid = self.site.grid_for(tokens.shape[1])
         if grid is None:
-            raise InputError(f"entities='windows': {tokens.shape[1]} tokens do not lie on a grid like {self.site.grid}.")
+            raise InputError(
+                f"entities='windows': {tokens.shape[1]} tokens do not lie on a grid like {self.site.grid}."
+            )
         (rows, columns), (down, right) = grid, (-grid[0] % w, -grid[1] % w)
         prefix, patches = tokens[:, :p], tokens[:, p:].unflatten(1, (rows, columns))
         score = F.pad(self.score(patches), (0, 0, 0, right, 0, down), value=-math.inf)

@@ -15,8 +15,16 @@ from moezoo.measure.info import print_model_info
 from moezoo.models.entity_moe.config import EntityMoEConfig
 
 __all__ = [
-    "create_resnet_entity_moe", "create_swin_entity_moe", "create_vit_entity_moe", "print_model_info", "resnet101_entity_moe",
-    "resnet50_entity_moe", "swin_base_entity_moe", "swin_tiny_entity_moe", "vit_base_entity_moe", "vit_large_entity_moe",
+    "create_resnet_entity_moe",
+    "create_swin_entity_moe",
+    "create_vit_entity_moe",
+    "print_model_info",
+    "resnet101_entity_moe",
+    "resnet50_entity_moe",
+    "swin_base_entity_moe",
+    "swin_tiny_entity_moe",
+    "vit_base_entity_moe",
+    "vit_large_entity_moe",
 ]
 
 
@@ -28,7 +36,9 @@ def _create(model_name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> 
     return create_model(f"entity_moe/{model_name}", pretrained, **fields)
 
 
-def create_vit_entity_moe(model_name: str = "vit_base_patch16_224", pretrained: bool | str = True, **kwargs: Any) -> nn.Module:
+def create_vit_entity_moe(
+    model_name: str = "vit_base_patch16_224", pretrained: bool | str = True, **kwargs: Any
+) -> nn.Module:
     """A ViT with adapters; ``inject_layers`` is ``'last'``, ``'all'`` or block indices."""
     return _create(model_name, pretrained, {"inject_layers": "last", **kwargs})
 

@@ -19,5 +19,7 @@ def build(config: EntityMoEConfig) -> nn.Module:
         UnknownModelError: timm has no such backbone.
         ConfigError, InjectionError: A field does not fit the backbone.
     """
-    model = inject(create_backbone(config), config.inject_layers, ENTITY, config)
+    where = config.inject_layers
+    # Decoded lists are tuples; as a list, two indices are two blocks, not a (stage, block) pair.
+    model = inject(create_backbone(config), list(where) if isinstance(where, tuple) else where, ENTITY, config)
     return allow_empty_batches(expect_images(model, config.in_chans))

@@ -10,10 +10,20 @@ SHORT_NAMES = {
     **{f"swin_{size}": f"swin_{size}_patch4_window7_224" for size in ("tiny", "base")},
 }
 DENSE = {"dense": {"dense": True}}
-PLAIN = {"last": {"inject_layers": "last"}, "last_half": {"inject_layers": "last_half"}, "all": {"inject_layers": "all"}}
-STAGED = {"last_stage": {"inject_layers": "last_stage"}, "last": {"inject_layers": "last"}, "all": {"inject_layers": "all"}}
+PLAIN = {
+    "last": {"inject_layers": "last"},
+    "last_half": {"inject_layers": "last_half"},
+    "all": {"inject_layers": "all"},
+}
+STAGED = {
+    "last_stage": {"inject_layers": "last_stage"},
+    "last": {"inject_layers": "last"},
+    "all": {"inject_layers": "all"},
+}
 RESNET = {
-    "layer4": {"inject_layers": "layer4"}, "layer3": {"inject_layers": "layer3"}, "last": {"inject_layers": "last"},
+    "layer4": {"inject_layers": "layer4"},
+    "layer3": {"inject_layers": "layer3"},
+    "last": {"inject_layers": "last"},
     "all": {"inject_layers": "all"},
 }
 
@@ -76,6 +86,13 @@ def entity_moe_resnet101() -> EntityMoEConfig:
 def entity_moe_digits() -> EntityMoEConfig:
     """Scikit-learn's digits. Trains in about a minute on two cores: ``moezoo train entity_moe/digits``."""
     return EntityMoEConfig(
-        model_name="moezoo_vit_digits", num_classes=10, in_chans=1, inject_layers="last_half",
-        num_experts=4, num_experts_shared=1, expert_k=1, mlp_ratio=2.0, num_heads=4,
+        model_name="moezoo_vit_digits",
+        num_classes=10,
+        in_chans=1,
+        inject_layers="last_half",
+        num_experts=4,
+        num_experts_shared=1,
+        expert_k=1,
+        mlp_ratio=2.0,
+        num_heads=4,
     )

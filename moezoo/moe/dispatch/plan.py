@@ -48,7 +48,9 @@ def make_plan(routing: Routing, *, static: bool) -> Plan:
     # Dropped assignments sort behind the last expert.
     key_N = torch.where(routing.dropped, E, routing.expert_index)
     key_N, order_N = torch.sort(key_N, stable=True)
-    counts_E = torch.zeros(E + 1, dtype=torch.int64, device=key_N.device).scatter_add(0, key_N, torch.ones_like(key_N))[:E]
+    counts_E = torch.zeros(E + 1, dtype=torch.int64, device=key_N.device).scatter_add(0, key_N, torch.ones_like(key_N))[
+        :E
+    ]
     if not static:
         kept = int(counts_E.sum())
         key_N, order_N = key_N[:kept], order_N[:kept]

@@ -18,7 +18,13 @@ class SharedExperts(nn.Module):
     """
 
     def __init__(
-        self, dim: int, hidden_dim: int, num_experts: int, *, activation: str = "gelu", dropout: float = 0.0,
+        self,
+        dim: int,
+        hidden_dim: int,
+        num_experts: int,
+        *,
+        activation: str = "gelu",
+        dropout: float = 0.0,
         gated: bool = False,
     ):
         super().__init__()

@@ -1,0 +1,70 @@
+"""Every code block of the documents runs, in order, in one place."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+
+ROOT = Path(__file__).parent.parent
+SHORT = {"train": ["--set", "training.epochs=1"], "quickstart": ["--set", "training.epochs=1"]}
+INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
+
+
+def blocks(name, language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"])
+def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = timm.create_model("vit_tiny_patch16_224")
+    hub.put(
+        "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        {"model.safetensors": save(model.state_dict())},
+        lfs=("model.safetensors",),
+    )
+    code = blocks(name, "python")
+    assert code
+    torch.manual_seed(0)
+    namespace = {"__name__": "__main__"}
+    for block in code:
+        exec(compile(block, name, "exec"), namespace)
+    if "accuracy" in namespace:
+        assert namespace["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md"])
+def test_commands_run(name, tmp_path):
+    lines = [
+        INSTALL.sub("", line.partition("  #")[0])
+        for block in blocks(name, "bash")
+        for line in block.splitlines()
+        if line.strip()
+    ]
+    commands = [shlex.split(line) for line in lines if line != "pytest"]  # that one is running now
+    assert commands
+    for command in commands:
+        assert command[0] == "moezoo", command
+        command = [sys.executable, "-m", *command, *SHORT.get(command[1], [])]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=550)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_the_readme_holds_one_command_for_each_job():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^python -m venv .*&& pytest$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^python -m venv .*&& moezoo quickstart$", text, re.MULTILINE)) == 1
+
+
+def test_links_inside_the_project_exist():
+    for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{name}: {target}"
