@@ -122,7 +122,7 @@ def test_expert_counts_by_block_index(tiny_vit):
 
 
 def test_a_model_of_your_own_is_injected_by_its_traced_blocks():
-    class Block_(torch.nn.Module):
+    class MyBlock(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.norm, self.fc = torch.nn.LayerNorm(32), torch.nn.Linear(32, 32)
@@ -134,7 +134,7 @@ def test_a_model_of_your_own_is_injected_by_its_traced_blocks():
         def __init__(self):
             super().__init__()
             self.patch = torch.nn.Conv2d(3, 32, 8, 8)
-            self.encoder = torch.nn.ModuleList(Block_() for _ in range(3))
+            self.encoder = torch.nn.ModuleList(MyBlock() for _ in range(3))
             self.head = torch.nn.Linear(32, 5)
 
         def forward(self, x):
