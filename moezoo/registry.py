@@ -1,80 +1,27 @@
-"""What exists, by name: models, and the small registries for their parts. No torch here.
+"""Which models exist, by name. No torch here.
 
-A *registry* maps a name to something and refuses a second registration of the same name. Models have one of their own,
-because a model name also carries variants, weights and deprecated spellings.
+Models have a registry of their own (parts are in :mod:`moezoo.parts`), because a model name also carries variants, weights
+and deprecated spellings.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import importlib
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from moezoo.config import field_names, override
 from moezoo.errors import MoeZooDeprecationWarning, RegistrationError, UnknownModelError
 from moezoo.names import ModelName, did_you_mean, natural_key, parse_name
+from moezoo.parts import PART_NAME
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PART = re.compile(r"[a-z0-9][a-z0-9_\-]*", re.IGNORECASE)
 NAME_LIMIT = 96
 """Longest model name accepted; file names and hub ids are made of it."""
-
-
-class Registry(Generic[T]):
-    """Names of one ``kind`` of thing. Values may be ``"module:attribute"`` strings, imported when first asked for."""
-
-    def __init__(self, kind: str):
-        self.kind = kind
-        self._items: dict[str, T | str] = {}
-
-    def add(self, name: str, value: T | str) -> None:
-        """Register ``value``; raises :class:`RegistrationError` when ``name`` is taken."""
-        if not isinstance(name, str) or not _PART.fullmatch(name):
-            raise RegistrationError(f"{self.kind} name {name!r} must be letters, digits, '_' or '-'")
-        if name in self._items:
-            raise RegistrationError(f"{self.kind} {name!r} is already registered")
-        self._items[name] = value
-
-    def register(self, name: str) -> Callable[[F], F]:
-        """Decorator form of :meth:`add`."""
-
-        def decorate(value: F) -> F:
-            self.add(name, value)  # type: ignore[arg-type]
-            return value
-
-        return decorate
-
-    def get(self, name: str) -> T:
-        """The value under ``name``; raises :class:`UnknownModelError` with the nearest spelling."""
-        if name not in self._items:
-            raise UnknownModelError(
-                f"unknown {self.kind} {name!r}.{did_you_mean(name, self._items)} Known: {', '.join(self) or 'none'}."
-            )
-        value = self._items[name]
-        if isinstance(value, str):
-            module, _, attribute = value.partition(":")
-            value = self._items[name] = getattr(importlib.import_module(module), attribute)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._items, key=natural_key))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._items
-
-
-adapters: Registry[Any] = Registry("adapter")
-datasets: Registry[Any] = Registry("data set")
-# An adapter is found by its name before any model family has been imported.
-adapters.add("entity", "moezoo.models.entity_moe.adapter:ENTITY")
-datasets.add("digits", "moezoo.data.digits:load_digits_splits")
 
 
 @dataclass(frozen=True)
@@ -158,10 +105,10 @@ def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated:
                 f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass 'family/arch'"
             )
     family, slash, arch = name.partition("/")
-    if not slash or not _PART.fullmatch(family) or not _PART.fullmatch(arch) or len(name) > NAME_LIMIT:
+    if not slash or not PART_NAME.fullmatch(family) or not PART_NAME.fullmatch(arch) or len(name) > NAME_LIMIT:
         raise RegistrationError(f"model name {name!r} must be 'family/arch' of letters, digits, '_' and '-'")
     for variant in variants:
-        if not _PART.fullmatch(variant):
+        if not PART_NAME.fullmatch(variant):
             raise RegistrationError(f"variant {variant!r} of {name!r} must be letters, digits, '_' or '-'")
     for key in (name, *deprecated):
         if key in _models or key in _deprecated:

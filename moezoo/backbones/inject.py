@@ -22,7 +22,7 @@ from moezoo.backbones.where import select_blocks
 from moezoo.config import decode
 from moezoo.errors import ConfigError, InjectionError
 from moezoo.moe.aux import mark_root
-from moezoo.registry import adapters
+from moezoo.parts import adapters
 
 MARK = "moezoo_adapter"
 """Attribute of a hooked module: the path of its adapter, relative to it."""
@@ -30,7 +30,7 @@ MARK = "moezoo_adapter"
 
 @dataclass(frozen=True)
 class AdapterKind:
-    """One kind of adapter, registered by name in :data:`moezoo.registry.adapters`."""
+    """One kind of adapter, registered by name in :data:`moezoo.parts.adapters`."""
 
     child: str
     """Name of the child module; it appears in every parameter's name."""

@@ -56,7 +56,7 @@ def moezoo_vit_digits(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
         "mlp_ratio": 2.0,
         "class_token": False,
         "global_pool": "avg",
-        "embed_layer": partial(conv_embed, (32,), (2,)),
+        "embed_layer": partial(conv_embed, (32, 64), (1, 2)),
         "num_classes": 10,
         "in_chans": 1,
     }

@@ -19,9 +19,7 @@ def bench(
     dtype: Annotated[
         list[str] | None, typer.Option(help="float32, bfloat16, float16 or float64; may be repeated")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default CUDA where there is one")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default CUDA where there is one")] = None,
     rounds: Annotated[int, typer.Option(help="timed forwards of each model")] = 20,
     warmup: Annotated[int, typer.Option(help="forwards before them")] = 3,
     threads: Annotated[
@@ -72,9 +70,7 @@ def bench(
             compare=COMPARISONS if compare else (),
             overrides=parse_assignments(set_ or []),
             seed=seed,
-            progress=lambda done, total, what: bar.update(
-                task, completed=done, total=total, description=what
-            ),
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
     console.print(bench_tables(rows))
     script = Path(sys.argv[0])

@@ -10,9 +10,7 @@ import typer
 
 def eval_(
     name: Annotated[str, typer.Argument(help="model name, or local-dir:FOLDER of a finished run")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, for example data.name=digits")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example data.name=digits")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
     split: Annotated[str, typer.Option(help="val or test")] = "test",

@@ -48,9 +48,7 @@ def quickstart(
     recipe = recipes["MoE"]
     console.print(_plan(recipe, seed, folder))
     runs = {
-        title: train_recipe(
-            recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console)
-        )
+        title: train_recipe(recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console))
         for title in MODELS
     }
     moe = runs["MoE"]
@@ -71,9 +69,7 @@ def quickstart(
     )
     for title, run in runs.items():
         if not _reloads_equal(run):
-            raise MoeZooError(
-                f"the {title} read back from {run.folder} does not give the logits of the one saved"
-            )
+            raise MoeZooError(f"the {title} read back from {run.folder} does not give the logits of the one saved")
         said = f"{title}: read back from {run.folder}, logits equal bit for bit"
         console.print(f"[green]✓[/] {said}", soft_wrap=True)
     _say_where(console, folder, pictures)

@@ -28,9 +28,7 @@ def train(
     recipe = resolve_recipe(name, file=config, assignments=set_ or [])
     folder = out or Path("runs") / name.rpartition(":")[2].strip("/").replace("/", "-")
     console = Console()
-    console.print(
-        f"Training [bold]{name}[/] on {recipe.dataset}, {recipe.training.epochs} epochs, into {folder}"
-    )
+    console.print(f"Training [bold]{name}[/] on {recipe.dataset}, {recipe.training.epochs} epochs, into {folder}")
     run = train_recipe(recipe, folder, pretrained=pretrained, observer=ProgressBar(name, console))
     if not is_main_process():
         return
@@ -38,9 +36,7 @@ def train(
     pictures = run_pictures(
         run.model, run.splits, {name: run.result}, folder, images=viz.images, layer=viz.layer, dpi=viz.dpi
     )
-    console.print(
-        metrics_table(run.result.test.classification, f"Test images, epoch {run.result.best_epoch}")
-    )
+    console.print(metrics_table(run.result.test.classification, f"Test images, epoch {run.result.best_epoch}"))
     if run.result.test.routing:
         console.print(routing_table(run.result.test.routing))
     for path in (folder / "model.safetensors", folder / "config.yaml", folder / "metrics.json", *pictures):

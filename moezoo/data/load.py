@@ -12,7 +12,7 @@ from torch import nn
 from moezoo.config import STRICT, decode
 from moezoo.data.splits import Splits
 from moezoo.errors import ConfigError, RegistrationError
-from moezoo.registry import datasets
+from moezoo.parts import datasets
 
 F = TypeVar("F", bound=Callable[..., Splits])
 

@@ -41,9 +41,7 @@ class Classification:
     """Row: true class, column: predicted class."""
 
 
-def classification_metrics(
-    logits: Tensor, labels: Tensor, label_names: Sequence[str] | None = None
-) -> Classification:
+def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence[str] | None = None) -> Classification:
     """Compute every metric of :class:`Classification`.
 
     Args:
@@ -58,14 +56,11 @@ def classification_metrics(
 
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise InputError(
-            f"logits must be (N, C) with N labels and N at least 1, got {tuple(logits.shape)} "
-            f"and {tuple(labels.shape)}"
+            f"logits must be (N, C) with N labels and N at least 1, got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     classes = list(range(logits.shape[1]))
     if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-        raise InputError(
-            f"labels must be from 0 to {len(classes) - 1}, got {int(labels.min())} to {int(labels.max())}"
-        )
+        raise InputError(f"labels must be from 0 to {len(classes) - 1}, got {int(labels.min())} to {int(labels.max())}")
     names = [str(name) for name in (classes if label_names is None else label_names)]
     if len(names) != len(classes):
         raise InputError(f"label_names must have {len(classes)} names, one per class, got {len(names)}")

@@ -23,12 +23,8 @@ class TrainingConfig:
     warmup_epochs: float = option(2.0, "epochs of linear warm-up; part of epochs")
     label_smoothing: float = option(0.1, "share of the target spread over all classes")
     grad_clip: float | None = option(1.0, "largest gradient norm; null does not clip")
-    seed: int = option(
-        0, "of the initial weights, the order of images, augmentation, dropout and router noise"
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = option(
-        "auto", "auto takes an accelerator if there is one"
-    )
+    seed: int = option(0, "of the initial weights, the order of images, augmentation, dropout and router noise")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "auto takes an accelerator if there is one")
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "autocast type; routing stays in float32")
     num_workers: int = option(0, "processes that read images")
 

@@ -130,13 +130,9 @@ class _Run:
             observer.step(values[0])
         loss, aux, norm = (sums / seen).tolist()
         with self.accelerator.autocast():
-            logits, targets, routing = predict(
-                self.model, self.splits.val, batch_size=2 * self.config.batch_size
-            )
+            logits, targets, routing = predict(self.model, self.splits.val, batch_size=2 * self.config.batch_size)
         val = classification_metrics(logits, targets)
-        return EpochMetrics(
-            epoch, lr, loss, aux, norm, val.loss, val.top1, time.perf_counter() - begin, routing
-        )
+        return EpochMetrics(epoch, lr, loss, aux, norm, val.loss, val.top1, time.perf_counter() - begin, routing)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, place: str) -> tuple[float, float, float]:
         """One optimiser step; the task loss, the auxiliary loss and the norm of the gradient."""

@@ -28,9 +28,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int
-) -> LambdaLR:
+def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
     """Linear warm-up from zero, then a cosine to ``min_lr``; to be stepped after every optimiser step."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     total = config.epochs * steps_per_epoch

@@ -25,9 +25,7 @@ def probe_folder(path: str | Path) -> Path:
             probe.write(b"moezoo")
             probe.flush()
     except OSError as error:
-        raise OutputError(
-            f"output folder {str(folder)!r} cannot be written: {error.strerror or error}"
-        ) from None
+        raise OutputError(f"output folder {str(folder)!r} cannot be written: {error.strerror or error}") from None
     return folder
 
 

@@ -68,9 +68,7 @@ class ProgressBar:
         self._bar.update(self._task, advance=1, state=self._line(epoch, loss))
 
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None:
-        self._accuracy = (
-            f"  val [cyan]{metrics.val_accuracy:6.2%}[/]  best [green]{best.val_accuracy:6.2%}[/]"
-        )
+        self._accuracy = f"  val [cyan]{metrics.val_accuracy:6.2%}[/]  best [green]{best.val_accuracy:6.2%}[/]"
         line = self._line(metrics.epoch, metrics.loss)
         self._bar.update(self._task, state=line)
         every = max(self._epochs // 10, 1)

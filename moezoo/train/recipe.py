@@ -145,8 +145,7 @@ def _check_sections(recipe: Mapping[str, Any]) -> None:
     for section, content in recipe.items():
         if section not in SECTIONS:
             raise ConfigError(
-                f"unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} "
-                f"Sections: {', '.join(SECTIONS)}."
+                f"unknown section {section!r}.{did_you_mean(str(section), SECTIONS)} Sections: {', '.join(SECTIONS)}."
             )
         if not isinstance(content, Mapping):
             raise ConfigError(f"section {section!r} must be a mapping of keys to values, got {content!r}")

@@ -40,7 +40,7 @@ def training_figure(runs: Mapping[str, Sequence[EpochMetrics]]) -> Figure:
         chosen = f"{title}: {best.val_accuracy:.2%}, epoch {best.epoch} chosen"
         accuracy_ax.plot([best.epoch], [best.val_accuracy], linestyle="none", label=chosen, **dot)
         # The first steep climb would flatten what one wants to compare.
-        floor = min([floor, *(m.val_accuracy for m in history[len(history) // 4 :])])
+        floor = min([floor, *(m.val_accuracy for m in history[len(history) // 2 :])])
     bottom = max(math.floor(floor * 20 - 0.2) / 20, 0.0)
     accuracy_ax.set_ylim(bottom, 1 + (1 - bottom) * 0.03)
     accuracy_ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

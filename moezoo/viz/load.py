@@ -42,9 +42,7 @@ def load_figure(history: Sequence[EpochMetrics]) -> Figure:
         bands = last.num_experts <= BANDS
         label = "share of the tokens, dashed: even" if bands else "expert"
         polish(ax, _short(last.layer), xlabel="epoch", ylabel=label, grid=False)
-        ax.set_title(
-            f"load entropy {last.load_entropy:.3f}{dead}", loc="right", fontsize=9, color=MUTED, pad=8
-        )
+        ax.set_title(f"load entropy {last.load_entropy:.3f}{dead}", loc="right", fontsize=9, color=MUTED, pad=8)
     for ax in axes[len(layers) :]:
         ax.set_visible(False)
     return figure

@@ -17,7 +17,7 @@ from moezoo.viz.load import _short
 from moezoo.viz.style import ALERT, INK, MUTED, expert_colors, new_figure
 
 COLUMNS = 8
-"""Images side by side."""
+"""Most images side by side; more are spread evenly over several bands."""
 
 
 def expert_map(record: RoutingRecord) -> Tensor:
@@ -27,9 +27,7 @@ def expert_map(record: RoutingRecord) -> Tensor:
         InputError: The layer's tokens do not lie on a grid.
     """
     if record.grid is None:
-        raise InputError(
-            f"the tokens of {record.name!r} do not lie on a grid, so they cannot be drawn over an image"
-        )
+        raise InputError(f"the tokens of {record.name!r} do not lie on a grid, so they cannot be drawn over an image")
     routing, (rows, columns) = record.routing, record.grid
     weight = torch.full((routing.num_tokens, routing.num_experts), -1.0)
     kept = ~routing.dropped.cpu()
@@ -68,11 +66,9 @@ def routing_figure(
     maps = [expert_map(record) for record in records]
     for record, experts in zip(records, maps, strict=True):
         if len(experts) != len(images):
-            raise InputError(
-                f"{record.name!r} routed {len(experts)} images, but {len(images)} are to be drawn"
-            )
-    columns = min(len(images), COLUMNS)
-    bands = -(-len(images) // columns)
+            raise InputError(f"{record.name!r} routed {len(experts)} images, but {len(images)} are to be drawn")
+    bands = -(-len(images) // COLUMNS)
+    columns = -(-len(images) // bands)
     per_band = 1 + len(maps)
     figure = new_figure(1.35 * columns + 0.5, 1.42 * per_band * bands + 0.75, pad=0.03)
     axes = figure.subplots(per_band * bands, columns, squeeze=False)
@@ -90,9 +86,7 @@ def routing_figure(
                 count = records[layer].routing.num_experts
                 _overlay(ax, maps[layer][index].numpy(), pixels[index].shape[:2], count, opacity)
             if index % columns == 0:
-                ax.set_ylabel(
-                    "input" if layer is None else _short(records[layer].name), fontsize=9.5, color=INK
-                )
+                ax.set_ylabel("input" if layer is None else _short(records[layer].name), fontsize=9.5, color=INK)
         if titles is not None:
             mistake = wrong is not None and wrong[index]
             column[0].set_title(
@@ -130,9 +124,7 @@ def _overlay(ax: Axes, experts: np.ndarray, size: tuple[int, int], num_experts: 
     ax.imshow(colors[experts], interpolation="nearest", extent=(0, width, height, 0))
     if max(rows, columns) <= 32:  # finer grids would be all lines
         ax.hlines(np.arange(1, rows) * height / rows, 0, width, colors="white", linewidth=0.4, alpha=0.6)
-        ax.vlines(
-            np.arange(1, columns) * width / columns, 0, height, colors="white", linewidth=0.4, alpha=0.6
-        )
+        ax.vlines(np.arange(1, columns) * width / columns, 0, height, colors="white", linewidth=0.4, alpha=0.6)
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
 

@@ -57,9 +57,7 @@ def run_pictures(
     return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]
 
 
-def dataset_routing_figure(
-    model: nn.Module, splits: Splits, *, images: int = 8, layer: str | None = None
-) -> Figure:
+def dataset_routing_figure(model: nn.Module, splits: Splits, *, images: int = 8, layer: str | None = None) -> Figure:
     """:func:`routing_figure` of test images, one class after the other, titled with true and predicted class.
 
     Raises:

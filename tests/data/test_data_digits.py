@@ -49,9 +49,7 @@ def test_images_are_prepared_for_the_model_and_can_be_shown_again(plain):
     image = splits.val[0][0]
     assert image.shape == (3, 24, 24)
     pixels = splits.to_pixels(image)
-    assert torch.allclose(
-        pixels[0], pixels[1], atol=1e-6
-    )  # grey, although each channel was shifted differently
+    assert torch.allclose(pixels[0], pixels[1], atol=1e-6)  # grey, although each channel was shifted differently
     assert not torch.allclose(image[0], image[1])
     small = torch.nn.functional.interpolate(pixels[None, :1], size=(8, 8), mode="area")
     assert torch.corrcoef(torch.stack([small.flatten(), plain.val[0][0].flatten()]))[0, 1] > 0.97

@@ -5,7 +5,7 @@ import torch
 
 from moezoo.data import ImageTensors, Splits, input_options, load_dataset, register_dataset
 from moezoo.errors import ConfigError, InputError, RegistrationError, UnknownModelError
-from moezoo.registry import datasets
+from moezoo.parts import datasets
 
 
 @pytest.fixture

@@ -161,9 +161,7 @@ class Poisoned(nn.Module):
 
 def test_a_non_finite_loss_is_refused_before_the_optimiser_sees_it(toy_splits):
     twin = toy()
-    fit(
-        twin, toy_splits, config(epochs=1, batch_size=32, grad_clip=None)
-    )  # two steps; not compared, only runs
+    fit(twin, toy_splits, config(epochs=1, batch_size=32, grad_clip=None))  # two steps; not compared, only runs
     poisoned = Poisoned(toy(), since=6)
     with pytest.raises(NonFiniteError, match="epoch 2, step 2 of 4: the loss is nan"):
         fit(poisoned, toy_splits, config())

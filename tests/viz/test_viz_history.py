@@ -26,7 +26,7 @@ def test_curves_show_the_very_numbers_and_mark_the_chosen_epoch():
     labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
     assert labels == ["MoE: 90.00%, epoch 2 chosen", "dense twin: 95.00%, epoch 3 chosen"]
     low, high = accuracy.get_ylim()
-    assert low <= 0.7  # every accuracy after the first quarter is inside
+    assert low <= 0.7  # every accuracy of the second half is inside
     assert high >= 1
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.shared import SharedExperts
 from moezoo.moe.experts.stacked import StackedGLU, StackedMLP
-from moezoo.registry import Registry
+from moezoo.parts import Registry
 
 C = TypeVar("C", bound=type[Experts])
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
-from moezoo.registry import Registry
+from moezoo.parts import Registry
 
 C = TypeVar("C", bound=type[Router])
 
