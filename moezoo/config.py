@@ -1,7 +1,8 @@
 """Strict decoding of plain frozen dataclasses, and the way configurations are read, merged and written.
 
-Family configurations are flat frozen dataclasses. Whatever comes from outside (keyword overrides, YAML, ``config.json``,
-``--set`` flags) passes :func:`decode`, which refuses unknown, ill-typed and out-of-range values by name. No torch here.
+Family configurations are flat frozen dataclasses. Whatever comes from outside (keyword overrides, YAML,
+``config.json``, ``--set`` flags) passes :func:`decode`, which refuses unknown, ill-typed and out-of-range values by
+name. No torch here.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ def create_model(
     Args:
         name: ``family/arch[.variant]`` (or with ``_`` for ``/``), or a stored model: ``local-dir:path``,
             ``hf-hub:user/repo[@revision]``.
-        pretrained: ``False`` for fresh weights. ``True`` for moezoo's own weights if there are some, else the backbone's
-            pretrained weights under a fresh MoE that changes nothing at step 0. ``"full"`` forbids the second, ``"backbone"``
-            forces it. A stored name loads that.
+        pretrained: ``False`` for fresh weights. ``True`` for moezoo's own weights if there are some, else the
+            backbone's pretrained weights under a fresh MoE that changes nothing at step 0. ``"full"`` forbids the
+            second, ``"backbone"`` forces it. A stored name loads that.
         features_only: Return intermediate maps (B, C, H, W) instead of logits.
         out_indices: Which maps; see :class:`~moezoo.backbones.features.FeatureModel`.
         checkpoint_path: A ``.safetensors`` file to load at the end, strictly.
@@ -78,7 +78,7 @@ def get_pretrained_cfg(name: str) -> Any:
 
 
 def build(config: Any) -> nn.Module:
-    """The model of a family's configuration, built by ``build`` in the ``model.py`` beside the configuration's module."""
+    """The model of a configuration, built by ``build`` in the ``model.py`` beside the configuration's module."""
     package = type(config).__module__.rpartition(".")[0]
     return importlib.import_module(f"{package}.model").build(config)
 
@@ -121,7 +121,8 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
     own = None if own == "backbone" else own
     if pretrained == "full" and own is None:
         raise WeightsUnavailable(
-            f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes nothing at first."
+            f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes "
+            "nothing at first."
         )
     return "backbone" if own is None or pretrained == "backbone" else own
 

@@ -43,7 +43,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The value under ``name``; raises :class:`UnknownModelError` with the nearest spelling."""
-        if name not in self._items:
+        if not isinstance(name, str) or name not in self._items:
             raise UnknownModelError(
                 f"unknown {self.kind} {name!r}.{did_you_mean(name, self._items)} Known: {', '.join(self) or 'none'}."
             )

@@ -1,11 +1,12 @@
 """Which models exist, by name. No torch here.
 
-Models have a registry of their own (parts are in :mod:`moezoo.parts`), because a model name also carries variants, weights
-and deprecated spellings.
+Models have a registry of their own (parts are in :mod:`moezoo.parts`), because a model name also carries variants,
+weights and deprecated spellings.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import sys
 import warnings
@@ -32,7 +33,7 @@ class ModelEntry:
     entrypoint: Callable[[], Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights: str | Mapping[str, str] | None = None
-    """``"backbone"``: the backbone's pretrained weights are known; a mapping: variant (``""`` for bare) to stored name."""
+    """``"backbone"``: the backbone has known weights; a mapping: variant (``""`` for bare) to stored name."""
 
     @property
     def default_variant(self) -> str:
@@ -45,7 +46,7 @@ class ModelEntry:
         return ""
 
     def canonical_names(self) -> list[str]:
-        """The names ``list_models`` shows: the bare name (under its default variant if it has one) and every variant."""
+        """The names ``list_models`` shows: every variant, and the bare name unless a variant equals it."""
         bare = [] if self.default_variant else [self.base]
         return bare + [f"{self.base}.{variant}" for variant in self.variants]
 
@@ -91,7 +92,15 @@ def register_model(name=None, *, variants=None, weights=None, deprecated=()):
     """
     if callable(name):
         return _register(None, name, {}, None, ())
-    return lambda fn: _register(name, fn, dict(variants or {}), weights, tuple(deprecated))
+    if name is not None and not isinstance(name, str):
+        raise RegistrationError(f"model name {name!r} must be a string 'family/arch'")
+    variants = {} if variants is None else variants
+    if not isinstance(variants, Mapping) or not all(isinstance(changes, Mapping) for changes in variants.values()):
+        raise RegistrationError(f"variants={variants!r} must map variant names to the fields they change")
+    if weights not in (None, "backbone") and not isinstance(weights, Mapping):
+        raise RegistrationError(f"weights={weights!r} must be 'backbone' or map variants to stored names")
+    old_names = (deprecated,) if isinstance(deprecated, str) else tuple(deprecated)
+    return lambda fn: _register(name, fn, dict(variants), weights, old_names)
 
 
 def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated: tuple[str, ...]) -> F:
@@ -102,8 +111,11 @@ def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated:
             name = f"{family}/{fn_name[len(family) + 1 :]}"
         else:
             raise RegistrationError(
-                f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass 'family/arch'"
+                f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass "
+                "'family/arch'"
             )
+    if not callable(fn):
+        raise RegistrationError(f"model {name!r} must be a function that returns a configuration, got {fn!r}")
     family, slash, arch = name.partition("/")
     if not slash or not PART_NAME.fullmatch(family) or not PART_NAME.fullmatch(arch) or len(name) > NAME_LIMIT:
         raise RegistrationError(f"model name {name!r} must be 'family/arch' of letters, digits, '_' and '-'")
@@ -113,9 +125,27 @@ def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated:
     for key in (name, *deprecated):
         if key in _models or key in _deprecated:
             raise RegistrationError(f"model {key!r} is already registered")
+    _check_entrypoint(name, fn, variants)
     _models[name] = ModelEntry(name, fn, variants, weights)
     _deprecated.update(dict.fromkeys(deprecated, name))
     return fn
+
+
+def _check_entrypoint(name: str, fn: Callable[[], Any], variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Call it once now: a mistake found later would stop ``list_models`` for everybody."""
+    try:
+        config = fn()
+    except Exception as error:
+        raise RegistrationError(f"the function behind model {name!r} fails without arguments: {error!r}") from error
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise RegistrationError(f"the function behind model {name!r} must return a dataclass, got {config!r:.80}")
+    names = field_names(type(config))
+    for variant, changes in variants.items():
+        for key in changes:
+            if key not in names:
+                raise RegistrationError(
+                    f"variant {variant!r} of {name!r} changes the unknown field {key!r}.{did_you_mean(str(key), names)}"
+                )
 
 
 def register_open_archs(family: str, archs: OpenArchs) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 
 from moezoo.backbones.site import Block
 from moezoo.backbones.trace import Trace
-from moezoo.errors import InjectionError
 
 _STEM = re.compile(r"(^|\.)(stem|conv_stem|patch_embed|conv1|bn1|act1|norm_pre)\w*(\.|$)")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -37,11 +36,10 @@ def find_blocks(traced: Trace) -> list[Block]:
     """All blocks in forward order.
 
     A *numbered group* is a list of modules whose names differ only in a number (``blocks.0``, ``blocks.1``, …; ``b1``,
-    ``b2``, …). Stages are the group that ``feature_info`` points into; the blocks of a stage are the numbered group inside it
-    whose last member returns what the stage returns. A stage without one is a single block.
+    ``b2``, …). Stages are the group that ``feature_info`` points into; the blocks of a stage are the numbered group
+    inside it whose last member returns what the stage returns. A stage without one is a single block.
 
-    Raises:
-        InjectionError: Nothing in the model looks like a stack of blocks.
+    Empty when nothing in the model looks like a stack of blocks.
     """
     stages = feature_stages(traced.model)
     called = [s for s in stages if traced.called_once(s.module)]
@@ -52,24 +50,28 @@ def find_blocks(traced: Trace) -> list[Block]:
         units, uniform = _largest_group(traced), False
     composite = [u for u in units if _is_composite(traced.model, u) and not _STEM.search(u)]
     units = composite or [u for u in units if not _STEM.search(u)] or units
-    if not units:
-        raise InjectionError(
-            "no stack of blocks was found in this model; name modules by patterns, such as 'encoder.layer.*'."
-        )
     expanded = [[u] if uniform else _expand(traced, u) for u in units]
     if all(len(blocks) == 1 and blocks[0] == unit for blocks, unit in zip(expanded, units, strict=True)):
         groups = _by_resolution(units, called) if not uniform else [units]
         names = ["/".join(dict.fromkeys(u.rpartition(".")[0] or u for u in g)) if len(g) > 1 else g[0] for g in groups]
     else:
         groups, names = expanded, units
-    return [Block(name, s, names[s], i) for s, group in enumerate(groups) for i, name in enumerate(group)]
+    alone = len(groups) == 1
+    return [Block(name, s, names[s], i, alone) for s, group in enumerate(groups) for i, name in enumerate(group)]
+
+
+def other_modules(traced: Trace, blocks: list[Block]) -> list[Block]:
+    """Every module besides the blocks that runs once, for patterns that match no block; stage and index are -1."""
+    known = {"", *(b.name for b in blocks)}
+    return [Block(name, -1, "", -1) for name in traced.calls if name not in known and traced.called_once(name)]
 
 
 def hook_and_holder(traced: Trace, block: str) -> tuple[str, str]:
-    """The module to hook for ``block``, and the path inside it of the module that may hold the adapter (``""``: itself).
+    """The module to hook for ``block``, and the path inside it of the module that holds the adapter (``""``: itself).
 
     A child added to a container would be run by it. So a container gives way to the last module inside, if that returns
-    the same tensor; otherwise (a dense block, which concatenates) it is hooked and its last inner module holds the adapter.
+    the same tensor; otherwise (a dense block, which concatenates) it is hooked and its last inner module holds the
+    adapter.
     """
     name = block
     while isinstance(traced.model.get_submodule(name), _CONTAINERS):
@@ -92,7 +94,7 @@ def _children(traced: Trace, name: str) -> list[str]:
 
 
 def _units(traced: Trace, modules: list[str]) -> list[str]:
-    """The feature modules and, between them, their numbered siblings (``blocks.3`` beside ``blocks.2`` and ``blocks.4``)."""
+    """The feature modules and, between them, their numbered siblings (``blocks.3`` between ``blocks.2`` and ``.4``)."""
     units = set(modules)
     for module in modules:
         if not _STEM.search(module):

@@ -1,4 +1,4 @@
-"""``features_only``: a backbone's intermediate maps, always (B, C, H, W), under the classifier's own state-dict keys."""
+"""``features_only``: a backbone's intermediate maps, always (B, C, H, W), under the classifier's state-dict keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
 from moezoo.backbones.blocks import feature_stages
+from moezoo.backbones.empty import allow_empty_batches
 from moezoo.backbones.inputs import check_images
 from moezoo.errors import ConfigError
 from moezoo.moe.aux import mark_root
@@ -21,8 +22,8 @@ class FeatureModel(nn.Module):
 
     Args:
         model: The model; its head and the blocks behind the last feature are removed.
-        out_indices: Which of the model's feature stages to return, negative ones counted from the end; an int ``n`` means the
-            last ``n``. ``None`` is timm's habit: all stages, and for a plain ViT the last three.
+        out_indices: Which of the model's feature stages to return, negative ones counted from the end; an int ``n``
+            means the last ``n``. ``None`` is timm's habit: all stages, and for a plain ViT the last three.
 
     Raises:
         ConfigError: An index does not exist or is given twice.
@@ -44,6 +45,7 @@ class FeatureModel(nn.Module):
         self.register_state_dict_post_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
         mark_root(self)
+        allow_empty_batches(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) images to one (B, C_i, H_i, W_i) map per index."""

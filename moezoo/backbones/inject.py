@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from moezoo.backbones.blocks import find_blocks
+from moezoo.backbones.blocks import find_blocks, other_modules
 from moezoo.backbones.layout import candidate_sites
 from moezoo.backbones.site import Site
 from moezoo.backbones.trace import Trace, attempt, fake_copy, model_input_size, run_fake, trace
@@ -71,6 +71,7 @@ def inject_moe(
         ConfigError: A field of the configuration is unknown or out of range.
     """
     kind: AdapterKind = adapters.get(adapter)
+    _check_injectable(model)
     return inject(model, where, kind, decode(kind.config, config, where=f"inject_moe({adapter!r})"), input_size)
 
 
@@ -80,11 +81,8 @@ def inject(
     """:func:`inject_moe` with everything decoded."""
     sites = find_sites(model, where, input_size)
     kind.check(config, sites)
-    reference = next(model.parameters(), torch.zeros(()))
-    built = [
-        kind.build(config, site, i).to(device=reference.device, dtype=_float_dtype(reference)).train(model.training)
-        for i, site in enumerate(sites)
-    ]
+    _check_free(model, sites, kind.child)
+    built = [_build_like(model, kind, config, site, i) for i, site in enumerate(sites)]
     for site, module in zip(sites, built, strict=True):
         attach(model.get_submodule(site.module), site.holder, kind.child, module)
     kind.annotate(model, config, sites)
@@ -102,7 +100,13 @@ def find_sites(model: nn.Module, where: Any, input_size: tuple[int, int, int] | 
         raise InjectionError(f"the model already has an adapter, {name!r}; inject once, with every place in one list.")
     traced = trace(model, model_input_size(model, input_size))
     blocks = find_blocks(traced)
-    candidates = [candidate_sites(traced, blocks[i], i) for i in select_blocks(blocks, where)]
+    others = other_modules(traced, blocks)
+    places = [*blocks, *others]
+    candidates = [candidate_sites(traced, places[i], i) for i in select_blocks(blocks, where, others)]
+    hooked = [options[0].module for options in candidates]
+    for module in hooked:
+        if hooked.count(module) > 1:
+            raise InjectionError(f"where={where!r} chooses {module!r} twice, once as the end of a module around it.")
     return choose_connected(model, traced, candidates)
 
 
@@ -118,17 +122,15 @@ def choose_connected(model: nn.Module, traced: Trace, candidates: list[list[Site
         for i, ok in enumerate(alive):
             if not ok and tried >= len(candidates[i]):
                 raise InjectionError(
-                    f"an adapter at {chosen[i].module!r} would have no effect: nothing it returns reaches the model's output."
+                    f"an adapter at {chosen[i].module!r} would have no effect: nothing it returns reaches the model's "
+                    "output."
                 )
         chosen = [site if ok else candidates[i][tried] for i, (site, ok) in enumerate(zip(chosen, alive, strict=True))]
 
 
 def attach(hooked: nn.Module, holder: str, child: str, adapter: nn.Module) -> None:
-    """Make ``adapter`` a child of the module at ``holder`` inside ``hooked``, and apply it to what ``hooked`` returns."""
-    parent = hooked.get_submodule(holder)
-    if hasattr(parent, child):
-        raise InjectionError(f"{type(parent).__name__} already has an attribute {child!r}.")
-    parent.add_module(child, adapter)
+    """Make ``adapter`` a child of the module at ``holder`` inside ``hooked``, and apply it to ``hooked``'s output."""
+    hooked.get_submodule(holder).add_module(child, adapter)
     setattr(hooked, MARK, f"{holder}.{child}" if holder else child)
     # First of all hooks, so that every observer (feature hooks, hidden_states) sees the adapted output.
     hooked.register_forward_hook(apply_adapter, prepend=True)
@@ -186,7 +188,29 @@ def _reaches_output(model: nn.Module, traced: Trace, sites: list[Site]) -> list[
     return [grad is not None for grad in grads]
 
 
-def _float_dtype(reference: Tensor) -> torch.dtype:
-    if not reference.is_floating_point():
-        raise ConfigError(f"adapters need floating-point weights, this model has {reference.dtype}.")
-    return reference.dtype
+def _check_injectable(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise InjectionError(f"model={model!r:.80} is not allowed: inject_moe takes a torch.nn.Module.")
+    if isinstance(model, (torch.jit.ScriptModule, torch._dynamo.OptimizedModule)):
+        raise InjectionError(
+            f"inject_moe takes the model as it was before it was compiled or scripted, got {type(model).__name__}."
+        )
+
+
+def _check_free(model: nn.Module, sites: Sequence[Site], child: str) -> None:
+    """Raise before anything is attached, so that a refusal leaves the model as it was."""
+    for site in sites:
+        parent = model.get_submodule(site.module).get_submodule(site.holder)
+        if hasattr(parent, child):
+            raise InjectionError(f"{site.module!r} ({type(parent).__name__}) already has an attribute {child!r}.")
+
+
+def _build_like(model: nn.Module, kind: AdapterKind, config: Any, site: Site, i: int) -> nn.Module:
+    """The adapter of a site with the device and dtype of the block there, or the model's if the block has none."""
+    candidates = [*model.get_submodule(site.module).parameters(), *model.parameters()]
+    floats = [p for p in candidates if p.is_floating_point()]
+    if candidates and not floats:
+        raise ConfigError(f"adapters need floating-point weights, this model has {candidates[0].dtype}.")
+    like = floats[0] if floats else torch.zeros((), device="cpu")
+    with like.device:  # also where the caller has set another default device
+        return kind.build(config, site, i).to(device=like.device, dtype=like.dtype).train(model.training)

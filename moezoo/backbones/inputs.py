@@ -1,6 +1,8 @@
-"""Images of the wrong shape get an error that names what was given, what is expected, and the option that changes it."""
+"""Images of the wrong shape get an error that names what was given, what is expected and the option for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from moezoo.errors import InputError
 def expect_images(model: nn.Module, in_chans: int) -> nn.Module:
     """Check the images of every forward of ``model``; returns it."""
     model.moezoo_in_chans = in_chans  # type: ignore[assignment]
-    model.register_forward_pre_hook(_check_hook)
+    model.register_forward_pre_hook(_check_hook, with_kwargs=True)
     return model
 
 
@@ -30,13 +32,13 @@ def check_images(model: nn.Module, images: Tensor) -> None:
         )
     if images.shape[1] != in_chans:
         raise InputError(
-            f"images must be {expected}, got {tuple(images.shape)}: wrong number of channels; in_chans={images.shape[1]} "
-            "builds a model for these."
+            f"images must be {expected}, got {tuple(images.shape)}: wrong number of channels; "
+            f"in_chans={images.shape[1]} builds a model for these."
         )
     if size is not None and tuple(images.shape[2:]) != size:
-        wanted = tuple(images.shape[2:])
         raise InputError(
-            f"images must be {expected}, got {tuple(images.shape)}: wrong size; img_size={wanted} builds a model for these."
+            f"images must be {expected}, got {tuple(images.shape)}: wrong size; "
+            f"img_size={tuple(images.shape[2:])} builds a model for these."
         )
 
 
@@ -47,12 +49,17 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
     if getattr(model, "dynamic_img_size", False) or strict is False:
         return None
     cfg = getattr(model, "pretrained_cfg", {})
-    size = (
-        getattr(embed, "img_size", None) if strict else cfg["input_size"][1:] if cfg.get("fixed_input_size") else None
-    )
+    size = getattr(embed, "img_size", None) if strict else None
+    if not strict and cfg.get("fixed_input_size"):
+        size = cfg["input_size"][1:]
     return (int(size[0]), int(size[1])) if size is not None else None
 
 
-def _check_hook(model: nn.Module, args: tuple) -> None:
-    if args:
-        check_images(model, args[0])
+def given_images(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The images among the arguments of a timm model's forward; ``None`` when there are none."""
+    return args[0] if args else kwargs.get("x")
+
+
+def _check_hook(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    if args or kwargs:
+        check_images(model, given_images(args, kwargs))

@@ -12,7 +12,7 @@ from moezoo.moe.layer import MoELayer
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The model's parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
+    """The parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
     moe = {id(p) for adapter in adapters_of(model).values() for p in adapter.parameters()}
     moe |= {id(p) for m in model.modules() if isinstance(m, MoELayer) for p in m.parameters()}
     classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]

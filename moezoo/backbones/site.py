@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +18,13 @@ class Block:
     name: str
     """Module path of the block, as its author named it."""
     stage: int
-    """Index of its stage (a group of blocks at one resolution)."""
+    """Index of its stage (a group of blocks at one resolution); -1 for a module outside the stack of blocks."""
     stage_name: str
     """Module path of the stage; the container's path where blocks are not grouped into stages."""
     index: int
     """Index within the stage."""
+    alone: bool = False
+    """Whether its stage is the backbone's only one, so that the index alone names it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Site:
 
     block: Block
     position: int
-    """Index of the block among all blocks."""
+    """Index of the block among all blocks; modules outside the stack come behind them."""
     module: str
     """Path of the module that is hooked: the block, or the last module in it when the block is a plain container."""
     holder: str
@@ -57,12 +60,16 @@ class Site:
             return tokens.transpose(1, 2).reshape(feature.shape)
         return tokens.reshape(feature.shape)
 
-    def grid_for(self, num_tokens: int) -> tuple[int, int] | None:
-        """Rows and columns of ``num_tokens`` tokens (prefix included), scaled from the traced grid."""
+    def grid_of(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Rows and columns of features of ``shape``: a map's own; a sequence's scaled from the traced grid."""
+        if self.layout == "NCHW":
+            return (shape[2], shape[3])
+        if self.layout == "NHWC":
+            return (shape[1], shape[2])
         if self.grid is None:
             return None
         rows, columns = self.grid
-        patches = num_tokens - self.prefix_tokens
+        patches = shape[1] - self.prefix_tokens
         if rows * columns == patches:
             return self.grid
         scale = (patches / (rows * columns)) ** 0.5

@@ -1,4 +1,4 @@
-"""Small backbones for small images, added to timm's registry, so that everything that works on a timm name works on them."""
+"""Small backbones for small images, added to timm's registry, so that what works on a timm name works on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ default_cfgs = generate_default_cfgs(
 def conv_embed(
     widths: tuple[int, ...], strides: tuple[int, ...], *, in_chans: int = 3, embed_dim: int, **kwargs: Any
 ) -> nn.Module:
-    """A convolutional stem in place of the patch projection ("Early convolutions help transformers see better", 2021)."""
+    """A convolutional stem in place of the patch projection (Xiao et al. 2021, "Early convolutions")."""
     kwargs.pop("bias", None)
     kwargs.pop("patch_size", None)
     stem = ConvStem(

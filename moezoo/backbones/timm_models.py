@@ -55,7 +55,8 @@ def check_architecture(arch: str, tag: str | None = None) -> None:
     if tag is not None and tag not in weight_tags(arch):
         tags = weight_tags(arch)
         raise ConfigError(
-            f"backbone_tag={tag!r} is not a weight tag of {arch!r}.{did_you_mean(tag, tags)} Tags: {', '.join(tags) or 'none'}."
+            f"backbone_tag={tag!r} is not a weight tag of {arch!r}.{did_you_mean(tag, tags)} "
+            f"Tags: {', '.join(tags) or 'none'}."
         )
 
 

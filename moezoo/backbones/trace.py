@@ -78,7 +78,13 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
         InjectionError: The model cannot be run on fake images of this size.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = fake_copy(model, mode)
+    try:
+        fake = fake_copy(model, mode)
+    except Exception as error:  # deepcopy runs whatever the model's attributes do
+        raise InjectionError(
+            f"the model could not be copied for tracing: {type(error).__name__}: {error!s:.200}. Remove what it holds "
+            "that cannot be copied (a result of an earlier forward, an open file, a lock)."
+        ) from error
     result = Trace(fake, input_size)
     order = itertools.count()
 

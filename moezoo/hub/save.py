@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import moezoo
+from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError, InputError, OutputError
 from moezoo.hub.card import model_card
@@ -69,8 +70,9 @@ def save_pretrained(
         The folder.
 
     Raises:
-        InputError: moezoo did not build the model, or its state holds more than plain tensors.
-        ConfigError: ``metrics`` is not plain JSON, or the labels do not fit ``num_classes``.
+        InputError: moezoo did not build the model, it is a ``features_only`` one, or its state holds more than plain
+            tensors.
+        ConfigError: ``metrics`` is not plain JSON, the labels do not fit ``num_classes``, or the pooling was changed.
         NonFiniteError: A tensor holds NaN or infinity; nothing is written.
         OutputError: The folder cannot be written; a model saved there before is still whole.
     """
@@ -116,11 +118,14 @@ def stored_config(model: nn.Module, *, metrics: Any = None, label_names: Sequenc
     # What is written has to be readable: the name leads to this very kind of configuration.
     if not isinstance(config, type(model_config(name))):
         raise ConfigError(f"moezoo_name={name!r} does not belong to a {type(config).__name__}")
-    fields = to_dict(config)
-    labels = label_names if label_names is not None else getattr(model, "label_names", None)
+    fields = to_dict(current_config(model, config))
+    labels = label_names if label_names is not None else _own_labels(model, fields.get("num_classes"))
     cfg = getattr(model, "pretrained_cfg", None) or {}
     get = cfg.get if isinstance(cfg, Mapping) else lambda key: getattr(cfg, key, None)
-    stated = {key: get(key) for key in DATA_FIELDS if get(key) is not None}
+    stated: dict[str, Any] = {key: get(key) for key in DATA_FIELDS if get(key) is not None}
+    if "input_size" in stated and (size := fields.get("img_size")) is not None:
+        sides = (size, size) if isinstance(size, int) else size
+        stated["input_size"] = (*stated["input_size"][:1], *sides)
     data = to_dict(decode(DataConfig, stated, where="model.pretrained_cfg"))
     content = {
         "format_version": FORMAT_VERSION,
@@ -157,6 +162,12 @@ def tidy(folder: Path) -> None:
             move_into_place(path, folder / WEIGHTS_NAME)
         elif re.fullmatch(r"model\.[0-9a-f]{16}\.safetensors", path.name):
             path.unlink()
+
+
+def _own_labels(model: nn.Module, num_classes: Any) -> Any:
+    """The labels the model carries, unless ``reset_classifier`` has made them those of another head."""
+    labels, config = getattr(model, "label_names", None), getattr(model, "moezoo_config", None)
+    return labels if num_classes == getattr(config, "num_classes", num_classes) else None
 
 
 def _labels(labels: Any, num_classes: Any) -> list[str] | None:

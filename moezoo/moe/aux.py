@@ -1,8 +1,8 @@
 """Auxiliary losses of a whole model: gathered per layer while it runs, summed by :func:`aux_loss` when asked.
 
-Nothing global: every :class:`~moezoo.moe.MoELayer` keeps the loss terms of its own calls of the last forward. Where a model
-was built by moezoo, two hooks on its root mark where a forward begins and ends, so that a layer called twice in it counts
-twice; elsewhere a layer's last call counts.
+Nothing global: every :class:`~moezoo.moe.MoELayer` keeps the loss terms of its own calls of the last forward. Where a
+model was built by moezoo, two hooks on its root mark where a forward begins and ends, so that a layer called twice in
+it counts twice; elsewhere a layer's last call counts.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def aux_loss(model: nn.Module) -> Tensor:
     for calls in _aux_calls(model, training_only=True):
         if calls.calls and calls.graphless and torch.is_grad_enabled():
             raise AuxLossError(
-                "the last forward kept no graph for the auxiliary loss. Activation checkpointing with use_reentrant=True "
-                "does this: pass use_reentrant=False. A training forward under no_grad does it too: read aux_loss under "
-                "no_grad as well."
+                "the last forward kept no graph for the auxiliary loss. Activation checkpointing with "
+                "use_reentrant=True does this: pass use_reentrant=False. A training forward under no_grad does it too: "
+                "read aux_loss under no_grad as well."
             )
         for terms in calls.calls:
             for kind, value in terms.items():

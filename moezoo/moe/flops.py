@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import moezoo.moe.experts.grouped_mm  # noqa: F401  (registers moezoo's operators)
+
 
 def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, out_val: Tensor, **__: Any) -> int:
     """FLOPs of ``torch._grouped_mm``.
@@ -27,5 +29,17 @@ def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, 
 
 grouped_mm_flops._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode then hands over tensors, not shapes
 
-FLOP_FORMULAS = {torch.ops.aten._grouped_mm: grouped_mm_flops}
+
+def weight_grad_flops(x_ND: Tensor, grad_NH: Tensor, offs: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    """FLOPs of the weight gradient of :func:`moezoo.moe.experts.grouped_mm.grouped_mm`."""
+    return grouped_mm_flops(x_ND.t(), grad_NH, offs, out_val=out_val)
+
+
+weight_grad_flops._get_raw = True  # type: ignore[attr-defined]
+
+FLOP_FORMULAS = {
+    torch.ops.aten._grouped_mm: grouped_mm_flops,
+    torch.ops.moezoo.grouped_mm: grouped_mm_flops,
+    torch.ops.moezoo.grouped_mm_weight_grad: weight_grad_flops,
+}
 """For ``FlopCounterMode(custom_mapping=…)``."""

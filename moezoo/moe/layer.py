@@ -33,8 +33,8 @@ class MoELayer(nn.Module):
         num_shared_experts: Always-on experts M, each behind its own sigmoid gate.
         normalize: Whether a token's K weights sum to one; ``None`` means ``top_k > 1``.
         capacity_factor: ``None`` is dropless; see :class:`~moezoo.moe.routers.Router`.
-        path: ``loop`` runs one product per expert, ``grouped`` one for all with static shapes; ``auto`` takes ``grouped``
-            when compiling or exporting and on CUDA in half precision.
+        path: ``loop`` runs one product per expert, ``grouped`` one for all with static shapes; ``auto`` takes
+            ``grouped`` when compiling or exporting and on CUDA in half precision.
         dropout: On the experts' hidden units, in training.
         router_args: Further arguments of the router, for example ``{"noise_std": 1.0}``.
         aux_weights: Auxiliary losses and their weights, by default ``{"load_balancing": 0.01, "router_z": 0.001}``.
@@ -73,7 +73,7 @@ class MoELayer(nn.Module):
             top_k=top_k,
             normalize=normalize,
             capacity_factor=capacity_factor,
-            **(router_args or {}),
+            router_args=router_args,
         )
         self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
         self.shared: SharedExperts | None = None

@@ -35,8 +35,9 @@ class RoutingRecord:
 def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
     """Collect a :class:`RoutingRecord` for every MoE call made inside the ``with`` block.
 
-    Recomputations by activation checkpointing are not recorded. A parent of the layer may place its tokens by a method
-    ``token_geometry(input_shape) -> (grid, prefix_tokens)``; otherwise 4-D inputs are (B, rows, columns, D) grids.
+    Recomputations by activation checkpointing are not recorded. A parent of the layer may place its tokens by a
+    method ``token_geometry(shape) -> (grid, prefix_tokens)`` of the shape that the parent itself was given; otherwise
+    4-D inputs of the layer are (B, rows, columns, D) grids.
 
     Raises:
         MoeZooError: ``model`` or a part of it that holds MoE layers is compiled; the hooks would never run there.
@@ -53,7 +54,7 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
             shapes: list[torch.Size] = []
 
             def see_input(_module, args, kwargs, shapes=shapes):
-                shapes[:] = [(args[0] if args else kwargs["x"]).shape]
+                shapes[:] = [next(t.shape for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))]
 
             def see_routing(_module, _args, routing, name=name, host=host, shapes=shapes):
                 if torch._C._current_graph_task_id() != -1:
@@ -62,7 +63,8 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
                 records.append(RoutingRecord(name, calls[name], routing.detach(), grid, prefix))
                 calls[name] += 1
 
-            stack.callback(layer.register_forward_pre_hook(see_input, with_kwargs=True).remove)
+            placed = layer if host is None else host
+            stack.callback(placed.register_forward_pre_hook(see_input, with_kwargs=True).remove)
             stack.callback(layer.router.register_forward_hook(see_routing).remove)
         yield records
 

@@ -8,9 +8,9 @@ from moezoo.errors import ConfigError
 
 SLIM = {"num_experts": 2, "num_experts_shared": 1, "expert_dim": 8, "mlp_ratio": 0.1, "num_classes": 3}
 ARCHS = [
-    "resnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002", "densenet121", "test_byobnet",
-    "swin_tiny_patch4_window7_224", "pvt_v2_b0", "hiera_tiny_224", "deit_tiny_patch16_224", "levit_128s", "edgenext_xx_small",
-    "mixer_s32_224",
+    "resnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002", "densenet121",
+    "test_byobnet", "swin_tiny_patch4_window7_224", "pvt_v2_b0", "hiera_tiny_224", "deit_tiny_patch16_224",
+    "levit_128s", "edgenext_xx_small", "mixer_s32_224",
 ]  # fmt: skip
 
 
@@ -24,7 +24,9 @@ def test_maps_are_nchw_as_feature_info_says_under_the_classifiers_keys(arch):
     assert set(features.state_dict()) <= set(classifier.state_dict())
     assert any(".entity_moe." in key for key in features.state_dict())
     assert len(maps) == len(features.feature_info.channels())
-    for m, channels, reduction in zip(maps, features.feature_info.channels(), features.feature_info.reduction(), strict=True):
+    for m, channels, reduction in zip(
+        maps, features.feature_info.channels(), features.feature_info.reduction(), strict=True
+    ):
         assert m.shape == (2, channels, -(-height // reduction), -(-width // reduction))
 
 
@@ -65,8 +67,17 @@ def test_aux_loss_and_recording_work_through_features():
 @pytest.mark.parametrize(
     ("out_indices", "words"),
     [
-        ([5], "not in -5 to 4"), ([-6], "not in -5 to 4"), ([0, 0], "twice"), ([0, -5], "twice"), ([], "list of stage indices"),
-        ([True], "not in"), (["0"], "not in"), ("all", "list of stage indices"), (0, "how many"), (6, "how many"), (1.5, "list"),
+        ([5], "not in -5 to 4"),
+        ([-6], "not in -5 to 4"),
+        ([0, 0], "twice"),
+        ([0, -5], "twice"),
+        ([], "list of stage indices"),
+        ([True], "not in"),
+        (["0"], "not in"),
+        ("all", "list of stage indices"),
+        (0, "how many"),
+        (6, "how many"),
+        (1.5, "list"),
     ],
 )  # fmt: skip
 def test_out_indices_are_checked(out_indices, words):

@@ -34,3 +34,5 @@ def test_a_name_is_taken_once_and_must_be_a_word():
             parts.add(bad, 1)
     with pytest.raises(UnknownModelError, match=r"unknown router 'topkk'\. Did you mean: topk\? Known: topk"):
         parts.get("topkk")
+    with pytest.raises(UnknownModelError, match="unknown router"):
+        parts.get(["topk"])

@@ -98,6 +98,37 @@ def test_bare_use_takes_the_name_of_the_function():
         register_model(fam_small)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "function", "words"),
+    [
+        ({"name": 3}, Config, "3 must be a string"),
+        ({"name": "fam/new"}, Config(), "must be a function"),
+        ({"name": "fam/new"}, lambda arch: Config(), "fails without arguments"),
+        ({"name": "fam/new"}, lambda: None, "must return a dataclass, got None"),
+        ({"name": "fam/new", "variants": ["all"]}, Config, "must map variant names"),
+        ({"name": "fam/new", "variants": {"all": "all"}}, Config, "must map variant names"),
+        (
+            {"name": "fam/new", "variants": {"all": {"wher": "all"}}},
+            Config,
+            "unknown field 'wher'. Did you mean: where",
+        ),
+        ({"name": "fam/new", "weights": "hf-hub:u/w"}, Config, "must be 'backbone' or map variants"),
+        ({"name": "fam/new", "weights": 3}, Config, "must be 'backbone' or map variants"),
+    ],
+)
+def test_a_mistaken_registration_is_refused_when_it_is_made(arguments, function, words):
+    known = list_models()
+    with pytest.raises(RegistrationError, match=words):
+        register_model(**arguments)(function)
+    assert list_models() == known
+
+
+def test_one_deprecated_name_may_be_given_bare():
+    register_model("fam/new", deprecated="fam/older")(Config)
+    with pytest.warns(MoeZooDeprecationWarning, match="fam/new"):
+        assert model_config("fam/older") == Config()
+
+
 def test_names_come_in_natural_order_with_their_variants():
     assert list_models() == [
         "fam/net2",

@@ -67,13 +67,34 @@ def test_window_objects_pool_their_own_tokens():
     assert moved[1:].view(4, 6).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
+def test_windows_follow_the_shape_of_the_map_not_the_number_of_its_tokens():
+    """Two rows of eight have as many tokens as the traced four by four, and other neighbours."""
+    module = adapter("NCHW", grid=(4, 4), prefix=0, entities="windows", window_size=2)
+    torch.nn.init.zeros_(module.attn.proj.weight)
+    torch.nn.init.zeros_(module.attn.proj.bias)
+    x = torch.randn(1, 16, 2, 8)
+    y = x.clone()
+    y[0, :, 0, 0] = torch.randn(16)
+    moved = ((module(y) - y) - (module(x) - x)).abs().amax(1)[0] > 1e-6
+    assert moved.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert module.token_geometry(x.shape) == ((1, 4), 0)
+
+
+def test_a_record_places_the_tokens_of_wide_maps():
+    model = moezoo.create_model("entity_moe/test_resnet", num_classes=3, expert_dim=8, mlp_ratio=0.25).eval()
+    with moezoo.record_routing(model) as records:
+        model(torch.randn(1, 3, 64, 256))
+        model(torch.randn(1, 3, 64, 128))
+    assert [r.grid for r in records] == [(2, 8), (2, 4)]
+
+
 def test_pooling_shrinks_the_quadratic_attention():
     tokens, windows, slots = (
         adapter(grid=(32, 32), prefix=0, entities=e, window_size=8) for e in ("tokens", "windows", "slots")
     )
-    assert tokens.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 1024, 16)
-    assert windows.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 16, 16)
-    assert slots.entities(torch.zeros(1, 1024, 16))[0].shape == (1, 16, 16)
+    assert tokens.entities(torch.zeros(1, 1024, 16), (32, 32))[0].shape == (1, 1024, 16)
+    assert windows.entities(torch.zeros(1, 1024, 16), (32, 32))[0].shape == (1, 16, 16)
+    assert slots.entities(torch.zeros(1, 1024, 16), (32, 32))[0].shape == (1, 16, 16)
     x = torch.randn(1, 1024, 16)
     cost = {name: moezoo.measure.flops(m, x).executed for name, m in (("t", tokens), ("w", windows), ("s", slots))}
     assert cost["w"] < 0.5 * cost["t"]

@@ -17,8 +17,8 @@ def test_print_model_info_has_the_documented_format(capsys):
     moezoo.print_model_info(model)
     assert capsys.readouterr().out == (
         "=" * 60 + "\nEntityMoE Configuration\n" + "=" * 60 + "\n"
-        "model_type: vit\nbase_model: vit_base_patch16_224\ninject_layers: [11]\nnum_experts: 4\nnum_experts_shared: 2\n"
-        "expert_k: 1\n" + "=" * 60 + "\n"
+        "model_type: vit\nbase_model: vit_base_patch16_224\ninject_layers: [11]\nnum_experts: 4\n"
+        "num_experts_shared: 2\nexpert_k: 1\n" + "=" * 60 + "\n"
     )
     assert list(model.entity_moe_config) == [
         "model_type",

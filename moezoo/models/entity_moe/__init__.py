@@ -1,7 +1,7 @@
 """EntityMoE: object-level mixture-of-experts adapters in pretrained backbones.
 
-The functions with the documented signatures (``create_vit_entity_moe``, ``vit_base_entity_moe``, …) are here too; they are
-short spellings of ``moezoo.create_model("entity_moe/…")``.
+The functions with the documented signatures (``create_vit_entity_moe``, ``vit_base_entity_moe``, …) are here too; they
+are short spellings of ``moezoo.create_model("entity_moe/…")``.
 """
 
 from __future__ import annotations

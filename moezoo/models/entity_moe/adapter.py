@@ -21,8 +21,8 @@ from moezoo.moe import MoELayer
 class EntityAdapter(nn.Module):
     """Adds to a block's features what its objects learn from experts and from each other.
 
-    ``h = norm(x)``; ``o = objects(h)``; ``o = o + MoE(o)``; ``o = o + attention(norm(o))``; ``x + FFN(norm(o))``, the last
-    layer of the FFN starting at zero, so that the model starts as the backbone, bit for bit.
+    ``h = norm(x)``; ``o = objects(h)``; ``o = o + MoE(o)``; ``o = o + attention(norm(o))``; ``x + FFN(norm(o))``, the
+    last layer of the FFN starting at zero, so that the model starts as the backbone, bit for bit.
 
     Args:
         site: Where it stands; gives the width and the layout of the features.
@@ -48,15 +48,15 @@ class EntityAdapter(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """The block's features in their own layout, changed."""
         tokens = self.norm(self.site.tokens(feature))
-        objects, spread = self.entities(tokens)
+        objects, spread = self.entities(tokens, self.site.grid_of(feature.shape))
         objects = objects + self.moe(objects)
         objects = objects + self.attn(self.attn_norm(objects))
         delta = self.ffn(self.ffn_norm(spread(objects)))
         return feature + self.site.like_feature(delta, feature).to(feature.dtype)
 
     def token_geometry(self, shape: Sequence[int]) -> tuple[tuple[int, int] | None, int]:
-        """(rows, columns) and prefix tokens of the (B, objects, D) input of the MoE layer, for recording."""
-        return self.entities.geometry(shape[1])
+        """(rows, columns) and prefix tokens of the objects that features of ``shape`` become, for recording."""
+        return self.entities.geometry(self.site.grid_of(shape))
 
 
 def _moe(dim: int, expert_dim: int, config: EntityAdapterConfig, num_experts: int) -> MoELayer:
@@ -140,10 +140,11 @@ def _annotate(model: nn.Module, config: EntityAdapterConfig, sites: Sequence[Sit
 
 def _place(site: Site, family: str) -> Any:
     block = site.block
+    if block.stage < 0:
+        return block.name
     if block.stage_name.startswith("layer") and family == "resnet":
         return (block.stage_name, block.index)
-    plain = block.stage == 0 and block.index == site.position and "." not in block.stage_name
-    return site.position if plain else (block.stage, block.index)
+    return site.position if block.alone else (block.stage, block.index)
 
 
 ENTITY = AdapterKind("entity_moe", EntityAdapterConfig, _build, _check, _annotate)

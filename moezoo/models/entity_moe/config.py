@@ -90,7 +90,8 @@ class EntityMoEConfig(EntityAdapterConfig):
     global_pool: str | None = option(None, "pooling before the classifier, in timm's words")
     inject_layers: int | str | tuple[Place, ...] | None = option(
         None,
-        "where adapters go: all, last, last_half, last_stage, layer4, or a list of indices, (stage, block) pairs, patterns",
+        "where adapters go: all, last, last_half, last_stage, layer4, or a list of indices, (stage, block) pairs and "
+        "patterns",
     )
 
     @property

@@ -19,6 +19,7 @@ from moezoo.errors import ConfigError, InputError
 from moezoo.models.entity_moe.config import EntityAdapterConfig
 
 Spread = Callable[[Tensor], Tensor]
+Grid = tuple[int, int]
 
 
 class Entities(nn.Module):
@@ -29,26 +30,26 @@ class Entities(nn.Module):
         self.site = site
 
     @abstractmethod
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Spread]:
-        """(B, L, D) to objects (B, O, D) and the way back from (B, O, D) to (B, L, D)."""
+    def forward(self, tokens: Tensor, grid: Grid | None) -> tuple[Tensor, Spread]:
+        """(B, L, D) tokens, on a ``grid``, to objects (B, O, D) and the way back from (B, O, D) to (B, L, D)."""
 
     @abstractmethod
-    def geometry(self, num_objects: int) -> tuple[tuple[int, int] | None, int]:
-        """Rows and columns of the objects, and how many come before them."""
+    def geometry(self, grid: Grid | None) -> tuple[Grid | None, int]:
+        """Rows and columns of the objects of tokens on ``grid``, and how many objects come before them."""
 
 
 class TokenEntities(Entities):
     """Every token is an object, class tokens included."""
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Spread]:
+    def forward(self, tokens: Tensor, grid: Grid | None) -> tuple[Tensor, Spread]:
         return tokens, _same
 
-    def geometry(self, num_objects: int) -> tuple[tuple[int, int] | None, int]:
-        return self.site.grid_for(num_objects), self.site.prefix_tokens
+    def geometry(self, grid: Grid | None) -> tuple[Grid | None, int]:
+        return grid, self.site.prefix_tokens
 
 
 class WindowEntities(Entities):
-    """A window of tokens is an object: its tokens pooled by a learned softmax. Class tokens stay objects of their own."""
+    """A window of tokens is an object: its tokens pooled by a learned softmax. Class tokens stay objects."""
 
     def __init__(self, site: Site, window_size: int):
         super().__init__(site)
@@ -57,9 +58,8 @@ class WindowEntities(Entities):
         self.window = window_size
         self.score = nn.Linear(site.dim, 1, bias=False)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Spread]:
+    def forward(self, tokens: Tensor, grid: Grid | None) -> tuple[Tensor, Spread]:
         p, w = self.site.prefix_tokens, self.window
-        grid = self.site.grid_for(tokens.shape[1])
         if grid is None:
             raise InputError(
                 f"entities='windows': {tokens.shape[1]} tokens do not lie on a grid like {self.site.grid}."
@@ -78,10 +78,9 @@ class WindowEntities(Entities):
 
         return torch.cat([prefix, pooled], dim=1), spread
 
-    def geometry(self, num_objects: int) -> tuple[tuple[int, int] | None, int]:
-        rows, columns = self.site.grid  # type: ignore[misc]
-        grid = (math.ceil(rows / self.window), math.ceil(columns / self.window))
-        return (grid if grid[0] * grid[1] == num_objects - self.site.prefix_tokens else None), self.site.prefix_tokens
+    def geometry(self, grid: Grid | None) -> tuple[Grid | None, int]:
+        windows = None if grid is None else (math.ceil(grid[0] / self.window), math.ceil(grid[1] / self.window))
+        return windows, self.site.prefix_tokens
 
 
 class SlotEntities(Entities):
@@ -93,7 +92,7 @@ class SlotEntities(Entities):
         nn.init.trunc_normal_(self.slots, std=0.02)
         self.scale = site.dim**-0.5
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Spread]:
+    def forward(self, tokens: Tensor, grid: Grid | None) -> tuple[Tensor, Spread]:
         score = tokens @ self.slots.t().to(tokens.dtype) * self.scale
         objects = score.softmax(dim=1).transpose(1, 2) @ tokens
 
@@ -102,7 +101,7 @@ class SlotEntities(Entities):
 
         return objects + self.slots, spread
 
-    def geometry(self, num_objects: int) -> tuple[tuple[int, int] | None, int]:
+    def geometry(self, grid: Grid | None) -> tuple[Grid | None, int]:
         return None, 0
 
 

@@ -1,6 +1,7 @@
 """The documented functions, each a short spelling of ``moezoo.create_model``.
 
-They keep the documented default ``pretrained=True``. Other keyword arguments are configuration fields or go to the timm model.
+They keep the documented default ``pretrained=True``. Other keyword arguments are configuration fields or go to
+the timm model.
 """
 
 from __future__ import annotations

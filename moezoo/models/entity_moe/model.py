@@ -7,6 +7,7 @@ from torch import nn
 from moezoo.backbones.empty import allow_empty_batches
 from moezoo.backbones.inject import inject
 from moezoo.backbones.inputs import expect_images
+from moezoo.backbones.live import note_as_built
 from moezoo.backbones.timm_models import create_backbone
 from moezoo.models.entity_moe.adapter import ENTITY
 from moezoo.models.entity_moe.config import EntityMoEConfig
@@ -22,4 +23,4 @@ def build(config: EntityMoEConfig) -> nn.Module:
     where = config.inject_layers
     # Decoded lists are tuples; as a list, two indices are two blocks, not a (stage, block) pair.
     model = inject(create_backbone(config), list(where) if isinstance(where, tuple) else where, ENTITY, config)
-    return allow_empty_batches(expect_images(model, config.in_chans))
+    return note_as_built(allow_empty_batches(expect_images(model, config.in_chans)))

@@ -12,7 +12,7 @@ from moezoo.moe.types import Routing
 
 @dataclass(frozen=True)
 class Plan:
-    """Assignments sorted by expert. ``static`` plans keep dropped rows at the end, so that shapes do not depend on data."""
+    """Assignments sorted by expert. ``static`` plans keep dropped rows, at the end, so that shapes are fixed."""
 
     token_index: Tensor
     """(N,) the token of each row."""

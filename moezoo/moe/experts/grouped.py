@@ -7,31 +7,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
+from moezoo.moe.experts.grouped_mm import grouped_mm
 
 
 def grouped_linear(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor, plan: Plan) -> Tensor:
     """(N, H): row i times ``weight[plan.expert_index[i]]`` plus its bias.
 
-    ``torch.nn.functional.grouped_mm`` wants strides that are multiples of 16 bytes and knows no autocast and no float64;
-    odd widths are padded, the dtype is cast, and float64 goes through a plain product per expert.
+    The product wants strides that are multiples of 16 bytes and knows no autocast: odd widths are padded, the dtype
+    is cast.
     """
     device = x_ND.device.type
     autocast = not x_ND.is_meta and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x_ND.dtype
     x_ND, weight_EHD, bias_EH = x_ND.to(dtype), weight_EHD.to(dtype), bias_EH.to(dtype)
-    E, H, D = weight_EHD.shape
+    _, H, D = weight_EHD.shape
     valid_N1 = torch.arange(x_ND.shape[0], device=x_ND.device)[:, None] < plan.counts.sum()
-    if dtype == torch.float64:
-        y_NH = x_ND.new_zeros(x_ND.shape[0], H)
-        for e in range(E):
-            y_NH = torch.where((plan.expert_index == e)[:, None], F.linear(x_ND, weight_EHD[e]), y_NH)
-    else:
-        step = 16 // dtype.itemsize
-        pad_d, pad_h = -D % step, -H % step
-        weight_EDH = F.pad(weight_EHD, (0, pad_d, 0, pad_h)).transpose(-2, -1)
-        offsets = plan.counts.cumsum(0).to(torch.int32)
-        # Rows behind the last offset (dropped ones) are uninitialised memory in the product and in its gradient:
-        # masking both ends keeps them out of the output and out of the input's gradient.
-        x_ND = torch.where(valid_N1, x_ND, 0.0)
-        y_NH = F.grouped_mm(F.pad(x_ND, (0, pad_d)), weight_EDH, offs=offsets)[:, :H]
+    step = 16 // dtype.itemsize
+    pad_d, pad_h = -D % step, -H % step
+    weight_EDH = F.pad(weight_EHD, (0, pad_d, 0, pad_h)).transpose(-2, -1)
+    offsets_E = plan.counts.cumsum(0).to(torch.int32)
+    # Rows behind the last offset (dropped ones) are uninitialised memory in the product and in its gradient:
+    # masking both ends keeps them out of the output and out of the input's gradient.
+    x_ND = torch.where(valid_N1, x_ND, 0.0)
+    y_NH = grouped_mm(F.pad(x_ND, (0, pad_d)), weight_EDH, offsets_E)[:, :H]
     return torch.where(valid_N1, y_NH + bias_EH.index_select(0, plan.expert_index), 0.0)

@@ -47,8 +47,8 @@ class Router(nn.Module, ABC):
             raise ConfigError(f"normalize={normalize!r} is not allowed: it must be None, True or False.")
         if normalize and top_k == 1 and num_experts > 1:
             raise ConfigError(
-                "normalize=True with top_k=1 fixes every weight to 1, so the router would get no gradient from the task. "
-                "Use normalize=False (the default for top_k=1)."
+                "normalize=True with top_k=1 fixes every weight to 1, so the router would get no gradient from the "
+                "task. Use normalize=False (the default for top_k=1)."
             )
         self.normalize = top_k > 1 if normalize is None else normalize
         self.capacity_factor = None if capacity_factor is None else check_positive("capacity_factor", capacity_factor)
