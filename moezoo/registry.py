@@ -58,6 +58,8 @@ class OpenArchs:
     config: Callable[[str], Any]
     known: Callable[[str], bool]
     """Whether the architecture exists; may import timm."""
+    names: Callable[[], Iterable[str]]
+    """Architectures to suggest for a misspelt one; may import timm."""
     variants: Mapping[str, Mapping[str, Any]]
 
 
@@ -251,6 +253,8 @@ def model_config(name: str, **overrides: Any) -> Any:
         config, variants = entry.entrypoint(), entry.variants
     else:
         archs = _open_archs[parsed.family]
+        if not archs.known(parsed.arch):
+            raise _unknown(name, (f"{parsed.family}/{arch}" for arch in archs.names()))
         config, variants = archs.config(parsed.arch), archs.variants
     changes = variants[parsed.variant] if parsed.variant else {}
     names = field_names(type(config))
@@ -297,11 +301,10 @@ def _callers_level() -> int:
     return level
 
 
-def _unknown(name: str) -> UnknownModelError:
+def _unknown(name: str, more: Iterable[str] = ()) -> UnknownModelError:
     spellings = [s for entry in _models.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
-    return UnknownModelError(
-        f"unknown model {name!r}.{did_you_mean(name, spellings)} moezoo.list_models() shows every name."
-    )
+    hint = did_you_mean(name, [*spellings, *more])
+    return UnknownModelError(f"unknown model {name!r}.{hint} moezoo.list_models() shows every registered name.")
 
 
 def _spellings(entry: ModelEntry, name: str) -> list[str]:

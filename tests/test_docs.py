@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save
 
 ROOT = Path(__file__).parent.parent
-SHORT = {"train": ["--set", "training.epochs=1"], "quickstart": ["--set", "training.epochs=1"]}
+ONE_EPOCH = ["--set", "training.epochs=1", "--set", "training.warmup_epochs=0"]
+SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH}
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
 
 
@@ -38,7 +39,7 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
     for block in code:
         exec(compile(block, name, "exec"), namespace)
     if "accuracy" in namespace:
-        assert namespace["accuracy"] > 0.9
+        assert namespace["accuracy"] > 0.93
 
 
 @pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md"])

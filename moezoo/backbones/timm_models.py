@@ -51,7 +51,7 @@ def check_architecture(arch: str, tag: str | None = None) -> None:
     """Raise :class:`UnknownModelError` with the nearest timm name, or naming the valid tags."""
     if not is_architecture(arch):
         hint = " A weight tag goes into backbone_tag=." if "." in arch and is_architecture(arch.split(".")[0]) else ""
-        raise UnknownModelError(f"timm has no architecture {arch!r}.{did_you_mean(arch, _architectures())}{hint}")
+        raise UnknownModelError(f"timm has no architecture {arch!r}.{did_you_mean(arch, architectures())}{hint}")
     if tag is not None and tag not in weight_tags(arch):
         tags = weight_tags(arch)
         raise ConfigError(
@@ -139,7 +139,8 @@ def _describe_data(model: nn.Module, config: BackboneFields, size: Any) -> None:
 
 
 @functools.cache
-def _architectures() -> tuple[str, ...]:
+def architectures() -> tuple[str, ...]:
+    """timm's architectures, without tags."""
     return tuple(timm.list_models())
 
 

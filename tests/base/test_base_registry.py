@@ -230,12 +230,17 @@ def test_an_unknown_variant_says_the_variants():
 
 def test_a_family_may_answer_to_architectures_nobody_registered():
     archs = OpenArchs(
-        lambda arch: Config(arch=arch), lambda arch: arch.startswith("res"), {"first": {"where": "first"}}
+        config=lambda arch: Config(arch=arch),
+        known=lambda arch: arch.startswith("res"),
+        names=lambda: ["resnet18", "resnet50"],
+        variants={"first": {"where": "first"}},
     )
     register_open_archs("fam", archs)
     assert model_config("fam/resnet18.first", width=3) == Config("first", 3, "resnet18")
     assert is_model("fam_resnet18")
     assert not is_model("fam/unknown")
+    with pytest.raises(UnknownModelError, match="Did you mean: fam/resnet18"):
+        model_config("fam/rensnet18")
     assert not is_model_pretrained("fam/resnet18")
     with pytest.raises(UnknownModelError, match="no registered entrypoint"):
         model_entrypoint("fam/resnet18")

@@ -69,8 +69,8 @@ def test_info_shows_fields_with_their_meaning_and_overrides():
 def test_pretrained_without_a_network_ends_soon_with_advice(tmp_path):
     """A closed port answers as a machine without a network does; the plain client would retry for 23 seconds."""
     code = (
-        "import sys, time; import moezoo.factory; start = time.monotonic(); sys.argv = ['moezoo', 'viz', 'entity_moe/test_vit', "
-        "'--pretrained', '--set', 'data.name=digits']\n"
+        "import sys, time; import moezoo.factory; start = time.monotonic()\n"
+        "sys.argv = ['moezoo', 'viz', 'entity_moe/test_vit', '--pretrained', '--set', 'data.name=digits']\n"
         "from moezoo.cli import main\n"
         "try: main()\n"
         "finally: print('seconds', time.monotonic() - start)"

@@ -39,7 +39,15 @@ def _is_timm_arch(arch: str) -> bool:
     return is_architecture(SHORT_NAMES.get(arch, arch))
 
 
-register_open_archs("entity_moe", OpenArchs(timm_config, _is_timm_arch, {**PLAIN, **STAGED, **RESNET, **DENSE}))
+def _timm_archs() -> list[str]:
+    from moezoo.backbones.timm_models import architectures
+
+    return [*SHORT_NAMES, *architectures()]
+
+
+register_open_archs(
+    "entity_moe", OpenArchs(timm_config, _is_timm_arch, _timm_archs, {**PLAIN, **STAGED, **RESNET, **DENSE})
+)
 
 
 @register_model(variants={**PLAIN, **DENSE}, weights="backbone")
