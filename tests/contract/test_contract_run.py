@@ -6,27 +6,13 @@ import pickle
 import pytest
 import timm
 import torch
-from tiny import tiny_input_size, tiny_overrides
+from contract_models import images_for, make, tiny_overrides
 
 import moezoo
 from moezoo.backbones.inject import adapters_of
 
 NAMES = moezoo.list_models()
 pytestmark = pytest.mark.parametrize("name", NAMES)
-
-
-def make(name, **more):
-    torch.manual_seed(0)
-    model = moezoo.create_model(name, **{**tiny_overrides(name), **more})
-    for path, adapter in adapters_of(model).items() if not more.get("features_only") else ():
-        torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
-        assert "entity_moe" in path
-    return model
-
-
-def images_for(model, batch=2):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, *tiny_input_size(model), generator=generator)
 
 
 def test_starts_as_its_backbone(name):
@@ -193,18 +179,3 @@ def test_a_batch_does_not_change_a_samples_result_in_evaluation(name):
     images = images_for(model, 3)
     with torch.no_grad():
         torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_inductor_compiles_training(name):
-    if name not in ("entity_moe/digits", "entity_moe/swin_tiny.last_stage", "entity_moe/resnet50.layer4"):
-        pytest.skip("three names stand for the families of backbones")
-    model = make(name)
-    images = images_for(model)
-    reference = copy.deepcopy(model)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True)
-    for m in (compiled, reference):
-        (m(images).square().mean() + moezoo.aux_loss(model if m is compiled else m)).backward()
-    for (key, a), b in zip(model.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=key)

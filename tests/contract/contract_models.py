@@ -1,5 +1,9 @@
-"""Overrides that make every registered model small enough to run, without changing what it is made of."""
+"""Every registered model made small enough to run, without changing what it is made of."""
 
+import torch
+
+import moezoo
+from moezoo.backbones.inject import adapters_of
 from moezoo.registry import model_config
 
 ADAPTER = {"expert_dim": 16, "mlp_ratio": 0.5, "dropout": 0.0}
@@ -24,3 +28,17 @@ def tiny_overrides(name):
 def tiny_input_size(model):
     channels, height, width = model.pretrained_cfg["input_size"]
     return (channels, min(height, 32), min(width, 32))  # convolutional backbones state 224 and take less
+
+
+def make(name, **more):
+    torch.manual_seed(0)
+    model = moezoo.create_model(name, **{**tiny_overrides(name), **more})
+    for path, adapter in adapters_of(model).items() if not more.get("features_only") else ():
+        torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
+        assert "entity_moe" in path
+    return model
+
+
+def images_for(model, batch=2):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, *tiny_input_size(model), generator=generator)
