@@ -37,7 +37,7 @@ def select_blocks(blocks: Sequence[Block], where: Any, others: Sequence[Block] =
         return _by_word(blocks, where)
     if isinstance(where, (str, int)) or (isinstance(where, tuple) and _is_pair(where)):
         where = [where]
-    if not isinstance(where, (list, tuple)) or not where:
+    if not isinstance(where, (list, tuple, range)) or not where:
         raise InjectionError(
             f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, an index, a pair or a pattern."
         )

@@ -22,6 +22,7 @@ STAGED = [Block(f"layer{s + 1}.{i}", s, f"layer{s + 1}", i) for s, n in enumerat
         ("last_half", [6, 7, 8, 9, 10, 11]),
         (3, [3]),
         (-1, [11]),
+        (range(2), [0, 1]),
         ([9, -2], [9, 10]),
         ("blocks.1*", [1, 10, 11]),
         (["blocks.0", 5], [0, 5]),
