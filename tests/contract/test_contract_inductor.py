@@ -12,7 +12,7 @@ import moezoo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["entity_moe/digits", "entity_moe/swin_tiny.last_stage", "entity_moe/resnet50.layer4"])
 def test_inductor_compiles_training_as_one_graph(name):
-    model = make(name)
+    model = make(name, drop_path_rate=0.0)  # Swin has some by default, and the two runs would draw it differently
     images = images_for(model)
     reference = copy.deepcopy(model)
     torch._dynamo.reset()
