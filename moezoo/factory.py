@@ -13,9 +13,9 @@ from torch import nn
 from moezoo.backbones.features import FeatureModel
 from moezoo.backbones.timm_models import load_backbone_weights, pretrained_cfg
 from moezoo.config import override
-from moezoo.errors import ConfigError, UnknownModelError, WeightsUnavailable
+from moezoo.errors import ConfigError, WeightsUnavailable
 from moezoo.hub.backbone import backbone_file
-from moezoo.hub.load import compare, header_shapes, load_weights, read_stored
+from moezoo.hub.load import compare, header_shapes, load_weights, model_shapes, read_stored
 from moezoo.names import is_stored_name, nearest
 from moezoo.registry import model_config, model_weights, resolve
 
@@ -167,10 +167,8 @@ def _check_fits(config: Any, path: Path) -> None:
         try:
             skeleton = build(config)
         except (RuntimeError, OverflowError, MemoryError) as error:
-            if isinstance(error, (UnknownModelError, ConfigError)):
-                raise
             raise ConfigError(f"the stored configuration cannot be built: {error}") from error
-    compare({k: (tuple(v.shape), v.dtype) for k, v in skeleton.state_dict().items()}, header_shapes(path), path)
+    compare(model_shapes(skeleton), header_shapes(path), path)
 
 
 def _features(model: nn.Module, out_indices: Any) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import moezoo.moe.experts.grouped_mm  # noqa: F401  (registers moezoo's operators)
+from moezoo.moe.types import has_values
 
 
 def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, out_val: Tensor, **__: Any) -> int:
@@ -18,8 +19,7 @@ def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, 
     if a.dim() == 3 and b.dim() == 3:
         return 2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
     ragged = a.shape[0] if b.dim() == 3 else a.shape[1] if a.dim() == 2 else b.shape[1]
-    readable = offs is not None and not offs.is_meta and not isinstance(offs, torch._subclasses.FakeTensor)
-    rows = int(offs[-1]) if readable and len(offs) else ragged  # type: ignore[index, arg-type]
+    rows = int(offs[-1]) if offs is not None and has_values(offs) and len(offs) else ragged
     if b.dim() == 3:
         return 2 * rows * b.shape[1] * b.shape[2]
     if a.dim() == 2:

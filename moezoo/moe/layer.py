@@ -14,7 +14,7 @@ from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import SharedExperts, build_experts
 from moezoo.moe.routers import build_router
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, has_values
 
 PATHS = ("auto", "loop", "grouped")
 
@@ -107,7 +107,7 @@ class MoELayer(nn.Module):
     def _static(self, x_TD: Tensor) -> bool:
         if self.path != "auto":
             return self.path == "grouped"
-        symbolic = torch.compiler.is_compiling() or x_TD.is_meta or isinstance(x_TD, torch._subclasses.FakeTensor)
+        symbolic = torch.compiler.is_compiling() or not has_values(x_TD)
         return symbolic or (x_TD.is_cuda and x_TD.dtype in (torch.bfloat16, torch.float16))
 
     def flops(self, routing: Routing) -> int:
@@ -115,8 +115,8 @@ class MoELayer(nn.Module):
 
         A routing without values (meta or fake tensors) counts as if nothing was dropped: the upper bound.
         """
-        valueless = routing.dropped.is_meta or isinstance(routing.dropped, torch._subclasses.FakeTensor)
-        rows = routing.dropped.shape[0] if valueless else int((~routing.dropped).sum())
+        dropped = routing.dropped
+        rows = int((~dropped).sum()) if has_values(dropped) else dropped.shape[0]
         router = 2 * routing.num_tokens * self.dim * self.num_experts
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
         return router + rows * self.experts.flops_per_row() + shared

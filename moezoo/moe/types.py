@@ -18,6 +18,11 @@ from torch import Tensor
 from moezoo.moe.checks import check_int
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers, as meta and fake tensors do not."""
+    return not (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor))
+
+
 @dataclass(frozen=True)
 class Routing:
     """Who computes what: N assignments of a token to an expert, with a weight.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moezoo.errors import ConfigError, NonFiniteError
 from moezoo.moe.checks import check_int, check_positive
 from moezoo.moe.dispatch.capacity import apply_capacity
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, has_values
 
 
 class Router(nn.Module, ABC):
@@ -73,6 +73,6 @@ class Router(nn.Module, ABC):
 
 
 def _all_finite(logits_TE: Tensor) -> bool:
-    if logits_TE.is_meta or isinstance(logits_TE, torch._subclasses.FakeTensor):
+    if not has_values(logits_TE):
         return True
     return bool(logits_TE.detach().isfinite().all())
