@@ -9,7 +9,8 @@ import torch
 import typer
 
 import moezoo
-from moezoo.backbones.timm_models import create_backbone
+from moezoo.backbones.create import create_backbone
+from moezoo.backbones.inject import adapters_of
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
         cost, plain_cost = (moezoo.measure.flops(m, images).executed for m in (model, plain))
         figures = [
             f"`{name}`",
-            str(len(model.entity_moe_config["inject_layers"])),
+            str(len(adapters_of(model))),
             *(f"{count / 1e6:.1f} M" for count in (size.total, size.active, plain_size.total)),
             *(f"{count / 1e9:.2f} G" for count in (cost, plain_cost)),
             f"{cost / plain_cost:.2f} x",

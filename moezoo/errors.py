@@ -47,6 +47,10 @@ class WeightsUnavailable(WeightsError):
     """The weights asked for do not exist or cannot be reached."""
 
 
+class NoSuchFile(WeightsUnavailable):
+    """The repository answers, and has no file of this name."""
+
+
 class WeightsCorrupted(WeightsError):
     """A weights file is damaged or is not what it claims to be."""
 

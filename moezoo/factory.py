@@ -7,16 +7,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from moezoo.backbones.create import load_backbone_weights, pretrained_cfg
 from moezoo.backbones.features import FeatureModel
-from moezoo.backbones.timm_models import load_backbone_weights, pretrained_cfg
+from moezoo.backbones.hf.names import is_hf
 from moezoo.config import override
 from moezoo.errors import ConfigError, WeightsUnavailable
+from moezoo.hub.adapted import load_stored, unless_given
 from moezoo.hub.backbone import backbone_file
-from moezoo.hub.load import compare, header_shapes, load_weights, model_shapes, read_stored
-from moezoo.names import is_stored_name, nearest
+from moezoo.hub.load import load_checkpoint
+from moezoo.hub.published import complete_config, published_folder
+from moezoo.hub.stored import StoredModel, read_stored
+from moezoo.names import canonical_stored_name, is_stored_name, nearest
 from moezoo.registry import model_config, model_weights, resolve
 
 log = logging.getLogger(__name__)
@@ -40,10 +43,12 @@ def create_model(
             ``hf-hub:user/repo[@revision]``.
         pretrained: ``False`` for fresh weights. ``True`` for moezoo's own weights if there are some, else the
             backbone's pretrained weights under a fresh MoE that changes nothing at step 0. ``"full"`` forbids the
-            second, ``"backbone"`` forces it. A stored name loads that.
+            second, ``"backbone"`` forces it. A stored name loads that. Pretrained weights are adapted to
+            ``num_classes`` (by a new head), ``in_chans`` and ``img_size``, which stay a stored model's unless given.
         features_only: Return intermediate maps (B, C, H, W) instead of logits.
         out_indices: Which maps; see :class:`~moezoo.backbones.features.FeatureModel`.
-        checkpoint_path: A ``.safetensors`` file to load at the end, strictly.
+        checkpoint_path: A ``.safetensors`` file to load at the end, strictly: of the whole model, or of its plain
+            backbone, which leaves a fresh MoE the identity.
         cache_dir: Where downloads are kept; the Hub's cache by default.
         token: Hub token.
         **overrides: Fields of the family's configuration. As in timm, ``None`` means the default.
@@ -58,12 +63,11 @@ def create_model(
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(name, str) and is_stored_name(name):
-        model = _from_stored(name, pretrained, cache_dir, token, overrides)
+        model = _from_stored(canonical_stored_name(name), pretrained, cache_dir, token, overrides)
     else:
         model = _from_registry(name, pretrained, cache_dir, token, overrides)
     if checkpoint_path is not None:
-        load_weights(model, checkpoint_path)
-        model.weights_origin = f"checkpoint:{checkpoint_path}"  # type: ignore[assignment]
+        model.weights_origin = load_checkpoint(model, checkpoint_path)  # type: ignore[assignment]
     if features_only:
         return _features(model, out_indices)
     if out_indices is not None:
@@ -73,8 +77,7 @@ def create_model(
 
 def get_pretrained_cfg(name: str) -> Any:
     """timm's ``PretrainedCfg`` of the model's backbone (size, mean, std, source of its weights)."""
-    config = model_config(name)
-    return pretrained_cfg(config.model_name, config.backbone_tag)
+    return pretrained_cfg(model_config(name))
 
 
 def build(config: Any) -> nn.Module:
@@ -87,20 +90,21 @@ def _from_registry(
     name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]
 ) -> nn.Module:
     parsed, entry = resolve(name)
-    config = model_config(name, **overrides)
+    config = complete_config(model_config(name, **overrides), cache_dir=cache_dir, token=token)
     source = _weights_source(name, pretrained)
-    model = build(config)
     canonical = str(parsed)
     if not parsed.variant and not overrides and entry is not None and entry.default_variant:
         canonical = f"{parsed.base}.{entry.default_variant}"
+    if source is not None and source != "backbone":
+        stored = read_stored(source, cache_dir=cache_dir, token=token)
+        config = unless_given(config, stored.config, overrides)
+        model = load_stored(stored, config, build)
+        _sign(model, canonical, config, source, _labels(stored, config))
+        return model
+    model = build(config)
     _sign(model, canonical, config, "fresh", None)
     if source == "backbone":
         _load_backbone(model, config, cache_dir, token)
-    elif source is not None:
-        stored = read_stored(source, cache_dir=cache_dir, token=token)
-        _check_fits(config, stored.weights_path())
-        load_weights(model, stored.weights_path(), sha256=stored.weights_sha256)
-        _sign(model, canonical, config, source, stored.label_names)
     return model
 
 
@@ -109,7 +113,7 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
     if pretrained is False:
         return None
     if isinstance(pretrained, str) and is_stored_name(pretrained):
-        return pretrained
+        return canonical_stored_name(pretrained)
     if pretrained not in (True, "full", "backbone"):
         allowed = ("full", "backbone", "hf-hub:", "local-dir:")
         hint = "".join(f" Did you mean {close!r}?" for close in nearest(str(pretrained), allowed, 1))
@@ -128,9 +132,11 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
 
 
 def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) -> None:
-    cfg = pretrained_cfg(config.model_name, config.backbone_tag)
-    file = backbone_file(cfg, cache_dir=cache_dir, token=token)
-    load_backbone_weights(model, config, file if file is not None else True)
+    cfg = pretrained_cfg(config)
+    if is_hf(config.model_name):
+        load_backbone_weights(model, config, published_folder(config, cache_dir=cache_dir, token=token))
+    else:
+        load_backbone_weights(model, config, backbone_file(cfg, cache_dir=cache_dir, token=token) or True)
     tag = f".{cfg.tag}" if cfg.tag else ""
     origin = f"backbone:{config.model_name}{tag}"
     model.weights_origin = origin  # type: ignore[assignment]
@@ -147,28 +153,20 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
         raise ConfigError(f"pretrained={pretrained!r} is not allowed for a stored model: it must be True or False.")
     stored = read_stored(name, cache_dir=cache_dir, token=token)
     config = override(stored.config, overrides, where=name)
-    labels = stored.label_names if config.num_classes == stored.config.num_classes else None
     if not pretrained:
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
         model = build(config)
-        _sign(model, stored.name, config, "fresh", labels)
+        _sign(model, stored.name, config, "fresh", _labels(stored, config))
         return model
-    path = stored.weights_path()
-    _check_fits(config, path)
-    model = build(config)
-    load_weights(model, path, sha256=stored.weights_sha256)
-    _sign(model, stored.name, config, name, labels)
+    model = load_stored(stored, config, build)
+    _sign(model, stored.name, config, name, _labels(stored, config))
     return model
 
 
-def _check_fits(config: Any, path: Path) -> None:
-    """Compare a file's header with the model on the meta device, before anything is allocated."""
-    with torch.device("meta"):
-        try:
-            skeleton = build(config)
-        except (RuntimeError, OverflowError, MemoryError) as error:
-            raise ConfigError(f"the stored configuration cannot be built: {error}") from error
-    compare(model_shapes(skeleton), header_shapes(path), path)
+def _labels(stored: StoredModel, config: Any) -> Any:
+    """The stored names of the classes, unless the model has other classes."""
+    classes = [getattr(each, "num_classes", None) for each in (stored.config, config)]
+    return stored.label_names if classes[0] == classes[1] else None
 
 
 def _features(model: nn.Module, out_indices: Any) -> nn.Module:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 STORED_PREFIXES = ("hf-hub:", "local-dir:")
+HUB_BACKBONE = "hf:"
+"""Begins the name of a backbone of the transformers library: ``hf:user/repo``."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,33 @@ class ModelName:
 def parse_name(name: str, families: Iterable[str]) -> ModelName | None:
     """Split ``name`` by the registered ``families``; ``None`` when no family fits.
 
-    The longest family wins; after it the first ``_`` or ``/`` ends the family. The variant keeps its dot.
+    The longest family wins; after it the first ``_`` or ``/`` ends the family. The variant keeps its dot, the last one
+    of an ``hf:user/repo``.
     """
     for family in sorted(families, key=len, reverse=True):
         rest = name.removeprefix(family)
         if rest != name and len(rest) > 1 and rest[0] in "/_":
-            arch, _, variant = rest[1:].partition(".")
-            return ModelName(family, arch, variant)
+            # A Hub id may hold dots itself.
+            split = str.rpartition if rest[1:].startswith(HUB_BACKBONE) else str.partition
+            before, dot, after = split(rest[1:], ".")
+            return ModelName(family, before, after) if dot else ModelName(family, rest[1:])
     return None
 
 
 def is_stored_name(name: str) -> bool:
     """Whether ``name`` points at a stored model (``hf-hub:`` or ``local-dir:``) rather than a registered one."""
-    return name.startswith(STORED_PREFIXES)
+    return canonical_stored_name(name).startswith(STORED_PREFIXES)
+
+
+def canonical_stored_name(name: str) -> str:
+    """``name`` with the prefix as moezoo spells it: ``hf_hub:user/repo`` is ``hf-hub:user/repo``."""
+    rest = name.removeprefix("hf_hub:")
+    return name if rest == name else f"hf-hub:{rest}"
+
+
+def looks_like_hub_id(name: str) -> bool:
+    """Whether ``name`` could be a Hub repository without its prefix: ``user/repo`` or ``user/repo@revision``."""
+    return re.fullmatch(r"[\w.\-]+/[\w.\-]+(@[\w.\-/]+)?", name) is not None
 
 
 def nearest(word: str, options: Iterable[str], n: int = 3) -> list[str]:

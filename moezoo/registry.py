@@ -16,7 +16,7 @@ from typing import Any, TypeVar, overload
 
 from moezoo.config import field_names, override
 from moezoo.errors import MoeZooDeprecationWarning, RegistrationError, UnknownModelError
-from moezoo.names import ModelName, did_you_mean, natural_key, parse_name
+from moezoo.names import HUB_BACKBONE, ModelName, did_you_mean, looks_like_hub_id, natural_key, parse_name
 from moezoo.parts import PART_NAME
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -203,9 +203,15 @@ def list_models(
     return sorted(names, key=natural_key)
 
 
-def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
-    """``list_models(filter, pretrained=True)``."""
-    return list_models(filter, pretrained=True)
+def list_pretrained(filter: str | Iterable[str] = "", *, exclude_filters: str | Iterable[str] = "") -> list[str]:
+    """``list_models(filter, exclude_filters=exclude_filters, pretrained=True)``."""
+    return list_models(filter, exclude_filters=exclude_filters, pretrained=True)
+
+
+def deprecated_models() -> dict[str, str]:
+    """Old ``family/arch`` names that still work with a warning, and what they mean now."""
+    _load()
+    return dict(_deprecated)
 
 
 def is_model(name: str) -> bool:
@@ -285,10 +291,13 @@ def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | No
     if entry is None and parsed.family not in _open_archs:
         raise _unknown(name)
     variants = entry.variants if entry is not None else _open_archs[parsed.family].variants
+    if parsed.variant not in variants and parsed.arch.startswith(HUB_BACKBONE):
+        parsed = ModelName(parsed.family, str(parsed).partition("/")[2])  # the dot was the Hub id's own
     if parsed.variant and parsed.variant not in variants:
         raise UnknownModelError(
             f"{parsed.base!r} has no variant {parsed.variant!r}.{did_you_mean(parsed.variant, variants)} "
-            f"Variants: {', '.join(variants) or 'none'}. One variant per name; combine changes by keyword overrides."
+            f"Variants: {', '.join(variants) or 'none'}. One variant per name; combine changes by keyword overrides; "
+            "a weight tag goes into backbone_tag=."
         )
     return parsed, entry
 
@@ -304,6 +313,8 @@ def _callers_level() -> int:
 def _unknown(name: str, more: Iterable[str] = ()) -> UnknownModelError:
     spellings = [s for entry in _models.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
     hint = did_you_mean(name, [*spellings, *more])
+    if len(name) <= NAME_LIMIT and looks_like_hub_id(name) and name.partition("/")[0] not in families():
+        hint += f" A model on the Hub is written 'hf-hub:{name}'."
     return UnknownModelError(f"unknown model {name!r}.{hint} moezoo.list_models() shows every registered name.")
 
 

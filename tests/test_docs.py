@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,10 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
         {"model.safetensors": save(model.state_dict())},
         lfs=("model.safetensors",),
     )
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
+    transformers.Dinov2Model(transformers.Dinov2Config(**small)).save_pretrained(tmp_path / "dinov2")
+    hub.put("facebook/dinov2-small", {file.name: file.read_bytes() for file in (tmp_path / "dinov2").iterdir()})
     code = blocks(name, "python")
     assert code
     torch.manual_seed(0)

@@ -2,62 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-from torch import nn
+from collections.abc import Sequence
+from itertools import pairwise
 
 from moezoo.backbones.site import Block
+from moezoo.backbones.stacks import CONTAINERS, area, children, largest_family, prefix_of, substantial
+from moezoo.backbones.stages import feature_stages, passed_over, stages_of, units_of
 from moezoo.backbones.trace import Trace
-
-_STEM = re.compile(r"(^|\.)(stem|conv_stem|patch_embed|conv1|bn1|act1|norm_pre)\w*(\.|$)")
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_BLOCK_LISTS = ("blocks", "layers", "layer", "block", "stages")
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """What timm's ``feature_info`` says of one stage."""
-
-    module: str
-    channels: int
-    reduction: float
-
-
-def feature_stages(model: nn.Module) -> list[StageInfo]:
-    """timm's ``feature_info`` as plain data; empty when the model has none."""
-    info = getattr(model, "feature_info", None)
-    entries = getattr(info, "info", info) or []
-    return [StageInfo(str(e["module"]), int(e["num_chs"]), float(e["reduction"])) for e in entries if e.get("module")]
 
 
 def find_blocks(traced: Trace) -> list[Block]:
     """All blocks in forward order.
 
-    A *numbered group* is a list of modules whose names differ only in a number (``blocks.0``, ``blocks.1``, …; ``b1``,
-    ``b2``, …). Stages are the group that ``feature_info`` points into; the blocks of a stage are the numbered group
-    inside it whose last member returns what the stage returns. A stage without one is a single block.
+    *Units* are the modules that ``feature_info`` points at or into, with their numbered siblings, or the largest family
+    of numbered modules where it passes that over. A unit is a stage when a stack inside it is what it consists of,
+    otherwise a block. Blocks that no stages group are grouped by the resolution of what they return.
 
     Empty when nothing in the model looks like a stack of blocks.
     """
-    stages = feature_stages(traced.model)
-    called = [s for s in stages if traced.called_once(s.module)]
-    if stages and len(called) == len(stages):
-        units = _units(traced, [s.module for s in called])
-        uniform = len({s.reduction for s in called}) == 1 and len(called) > 1
-    else:
-        units, uniform = _largest_group(traced), False
-    composite = [u for u in units if _is_composite(traced.model, u) and not _STEM.search(u)]
-    units = composite or [u for u in units if not _STEM.search(u)] or units
-    expanded = [[u] if uniform else _expand(traced, u) for u in units]
-    if all(len(blocks) == 1 and blocks[0] == unit for blocks, unit in zip(expanded, units, strict=True)):
-        groups = _by_resolution(units, called) if not uniform else [units]
-        names = ["/".join(dict.fromkeys(u.rpartition(".")[0] or u for u in g)) if len(g) > 1 else g[0] for g in groups]
-    else:
-        groups, names = expanded, units
-    alone = len(groups) == 1
-    return [Block(name, s, names[s], i, alone) for s, group in enumerate(groups) for i, name in enumerate(group)]
+    units, family = units_of(traced), largest_family(traced)
+    if passed_over(traced, units, [name for stack in family for name in stack]):
+        units = family[0] if len(family) == 1 else []
+    stages = stages_of(traced, units) if units else [(stack[0].rpartition(".")[0], stack) for stack in family]
+    kept = set(substantial(traced.model, [name for _, stack in stages for name in stack]))
+    stages = [(name, [b for b in stack if b in kept]) for name, stack in stages]
+    stages = [(name, stack) for name, stack in stages if stack]
+    if not stages:
+        return _listed(_by_resolution(traced, _activations(traced)))
+    return _listed(_by_resolution(traced, units) if all(stack == [name] for name, stack in stages) else stages)
 
 
 def other_modules(traced: Trace, blocks: list[Block]) -> list[Block]:
@@ -74,99 +46,47 @@ def hook_and_holder(traced: Trace, block: str) -> tuple[str, str]:
     adapter.
     """
     name = block
-    while isinstance(traced.model.get_submodule(name), _CONTAINERS):
+    while isinstance(traced.model.get_submodule(name), CONTAINERS):
         returned = {id(t) for t in traced.outputs(name)}
-        called = [c for c in _children(traced, name) if c in traced.calls]
+        called = [c for c in children(traced, name) if c in traced.calls]
         same = [c for c in called if returned & {id(t) for t in traced.outputs(c)}]
         if not same:
             holder = name
-            while isinstance(traced.model.get_submodule(holder), _CONTAINERS):
+            while isinstance(traced.model.get_submodule(holder), CONTAINERS):
                 holder = max(
-                    (c for c in _children(traced, holder) if c in traced.calls), key=lambda c: traced.calls[c][-1].order
+                    (c for c in children(traced, holder) if c in traced.calls), key=lambda c: traced.calls[c][-1].order
                 )
             return name, holder.removeprefix(name + ".")
         name = max(same, key=lambda c: traced.calls[c][-1].order)
     return name, ""
 
 
-def _children(traced: Trace, name: str) -> list[str]:
-    return [f"{name}.{child}" for child, _ in traced.model.get_submodule(name).named_children()]
+def _activations(traced: Trace) -> list[str]:
+    """The ends of the layers of a plain chain (VGG), where ``feature_info`` points at activations."""
+    features = [s.module for s in feature_stages(traced.model) if traced.called_once(s.module)]
+    kinds = {(f.rpartition(".")[0], type(traced.model.get_submodule(f))) for f in features}
+    chains = [
+        [c for c in children(traced, parent) if type(traced.model.get_submodule(c)) is kind and traced.called_once(c)]
+        for parent, kind in kinds
+        if "Pool" not in kind.__name__
+    ]
+    return max(chains, key=len, default=[])
 
 
-def _units(traced: Trace, modules: list[str]) -> list[str]:
-    """The feature modules and, between them, their numbered siblings (``blocks.3`` between ``blocks.2`` and ``.4``)."""
-    units = set(modules)
-    for module in modules:
-        if not _STEM.search(module):
-            units.update(s for s in _siblings(traced, module) if traced.called_once(s))
-    return sorted(units, key=lambda u: traced.calls[u][0].order)
-
-
-def _siblings(traced: Trace, name: str) -> list[str]:
-    parent, _, leaf = name.rpartition(".")
-    prefix = re.sub(r"\d+$", "", leaf)
-    if prefix == leaf:
-        return [name]
-    children = [child for child, _ in traced.model.get_submodule(parent).named_children()]
-    numbered = [c for c in children if re.fullmatch(re.escape(prefix) + r"\d+", c)]
-    siblings = [f"{parent}.{c}" if parent else c for c in numbered]
-    # Siblings count only when all are of one kind: 'features.4' of a VGG stands among convolutions and activations.
-    kinds = {type(traced.model.get_submodule(s)) for s in siblings}
-    return siblings if len(kinds) == 1 else [name]
-
-
-def _expand(traced: Trace, stage: str) -> list[str]:
-    """The blocks inside a stage, or the stage itself."""
-    returned = {id(t) for t in traced.outputs(stage)}
-    for holder, group in _groups_inside(traced, stage):
-        if not any(_is_composite(traced.model, g) for g in group):
-            continue
-        tail = {id(t) for t in traced.outputs(group[-1])}
-        if returned & tail or holder.rpartition(".")[2] in _BLOCK_LISTS:
-            return group
-    return [stage]
-
-
-def _groups_inside(traced: Trace, stage: str) -> Iterable[tuple[str, list[str]]]:
-    module = traced.model.get_submodule(stage)
-    for holder in [stage, *(f"{stage}.{child}" for child, _ in module.named_children())]:
-        yield from ((holder, group) for group in _numbered_groups(traced, holder))
-
-
-def _numbered_groups(traced: Trace, holder: str) -> list[list[str]]:
-    """Numbered children of ``holder`` that were called once, grouped by the text before the number."""
-    groups: dict[str, list[str]] = {}
-    for child, _ in traced.model.get_submodule(holder).named_children():
-        match = re.fullmatch(r"(\D*)\d+", child)
-        name = f"{holder}.{child}" if holder else child
-        if match and traced.called_once(name):
-            groups.setdefault(match.group(1), []).append(name)
-    return list(groups.values())
-
-
-def _largest_group(traced: Trace) -> list[str]:
-    """Without ``feature_info``: the shallowest numbered group that holds most of the parameters."""
-    best: tuple[tuple[int, int], list[str]] = ((0, 0), [])
-    for holder, _ in traced.model.named_modules():
-        for group in _numbered_groups(traced, holder):
-            size = sum(p.numel() for name in group for p in traced.model.get_submodule(name).parameters())
-            key = (size, -holder.count("."))
-            if any(_is_composite(traced.model, name) for name in group) and key > best[0]:
-                best = (key, group)
-    return best[1]
-
-
-def _by_resolution(units: list[str], stages: list[StageInfo]) -> list[list[str]]:
-    """Group a flat list of blocks by the stage ends that ``feature_info`` names (efficientnet, hiera)."""
-    ends = [s.module for s in stages if s.module in units]
-    groups: list[list[str]] = [[]]
-    for unit in units:
-        groups[-1].append(unit)
-        if unit in ends and unit != units[-1]:
+def _by_resolution(traced: Trace, names: list[str]) -> list[tuple[str, list[str]]]:
+    """Blocks that no stages group: a new stage begins where the resolution of what they return changes."""
+    groups: list[list[str]] = [names[:1]] if names else []
+    for before, name in pairwise(names):
+        small, large = sorted((area(traced, before), area(traced, name)))
+        if large > 1.5 * small:  # class tokens that come or go are no change
             groups.append([])
-    return [g for g in groups if g]
+        groups[-1].append(name)
+    if all(len(group) == 1 for group in groups):
+        return [(group[0], group) for group in groups]
+    parent, _, leaf = names[0].rpartition(".") if names else ("", "", "")
+    return [(parent or prefix_of(leaf) or leaf, group) for group in groups]
 
 
-def _is_composite(model: nn.Module, name: str) -> bool:
-    """Whether a module has children with parameters; a convolution, norm or activation has none."""
-    return any(next(child.parameters(), None) is not None for child in model.get_submodule(name).children())
+def _listed(stages: Sequence[tuple[str, list[str]]]) -> list[Block]:
+    alone = len(stages) == 1
+    return [Block(b, s, name, i, alone) for s, (name, stack) in enumerate(stages) for i, b in enumerate(stack)]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from moezoo.backbones.inputs import given_images
+from moezoo.backbones.caches import without_leftovers
+from moezoo.backbones.inputs import given_images, image_keyword
 from moezoo.backbones.trace import fake_copy
 from moezoo.moe.aux import silence
 
@@ -39,7 +40,7 @@ def _stand_in(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     blank = images.new_zeros(_BLANK, *images.shape[1:])
     # Running statistics must not see images that nobody gave.
     setattr(blank, _BUFFERS, [(b, b.clone()) for b in model.buffers()] if model.training else [])
-    return ((blank, *args[1:]), kwargs) if args else ((), {**kwargs, "x": blank})
+    return ((blank, *args[1:]), kwargs) if args else ((), {**kwargs, image_keyword(kwargs): blank})
 
 
 def _cut_off(model: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -60,7 +61,7 @@ def _takes_empty(model: nn.Module, images: Tensor) -> bool:
             fake = fake_copy(model, mode)
             fake._forward_pre_hooks.clear()
             fake._forward_hooks.clear()
-            with mode, torch.no_grad():
+            with without_leftovers(fake), mode, torch.no_grad():
                 fake(torch.zeros(images.shape, dtype=images.dtype, device=images.device))
             known = True
         except Exception:  # whatever it is: blank images run, or the model raises its own error on them

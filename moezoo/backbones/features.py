@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
-from moezoo.backbones.blocks import feature_stages
 from moezoo.backbones.empty import allow_empty_batches
+from moezoo.backbones.feature_info import intermediates, measured_info
 from moezoo.backbones.inputs import check_images
+from moezoo.backbones.prefix import hide_prefix
 from moezoo.errors import ConfigError
 from moezoo.moe.aux import mark_root
-
-_PREFIX = "model."
 
 
 class FeatureModel(nn.Module):
@@ -37,13 +35,12 @@ class FeatureModel(nn.Module):
             raise ConfigError(
                 f"features_only=True is not possible: {type(model).__name__} has no intermediate features."
             )
-        self.out_indices = check_out_indices(out_indices, [s.reduction for s in feature_stages(model)])
-        self.feature_info = FeatureInfo(entries, self.out_indices)
+        self.out_indices = check_out_indices(out_indices, [float(e["reduction"]) for e in entries])
+        self.feature_info = FeatureInfo(measured_info(model, entries), self.out_indices)
         model.prune_intermediate_layers(list(self.out_indices), prune_norm=True, prune_head=True)  # type: ignore[operator]
         self.model = model
         self.pretrained_cfg = self.default_cfg = getattr(model, "pretrained_cfg", {})
-        self.register_state_dict_post_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        hide_prefix(self)
         mark_root(self)
         allow_empty_batches(self)
 
@@ -51,9 +48,7 @@ class FeatureModel(nn.Module):
         """(B, C, H, W) images to one (B, C_i, H_i, W_i) map per index."""
         if hasattr(self.model, "moezoo_in_chans"):
             check_images(self.model, x)
-        return self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=list(self.out_indices), norm=False, output_fmt="NCHW", intermediates_only=True
-        )
+        return intermediates(self.model, x, self.out_indices)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Passed on to the backbone."""
@@ -86,13 +81,3 @@ def check_out_indices(out_indices: int | Sequence[int] | None, reductions: Seque
     if len(set(result)) != len(result):
         raise ConfigError(f"out_indices={list(out_indices)} is not allowed: a stage is named twice.")
     return tuple(sorted(result))
-
-
-def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for key in [k for k in state if k.startswith(prefix + _PREFIX)]:
-        state[prefix + key[len(prefix + _PREFIX) :]] = state.pop(key)
-
-
-def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for key in [k for k in state if k.startswith(prefix)]:
-        state[prefix + _PREFIX + key[len(prefix) :]] = state.pop(key)

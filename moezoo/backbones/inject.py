@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from moezoo.backbones.blocks import find_blocks, other_modules
+from moezoo.backbones.groups import keep_in_host_groups
+from moezoo.backbones.hf.encoder import vision_part
 from moezoo.backbones.layout import candidate_sites
 from moezoo.backbones.site import Site
 from moezoo.backbones.trace import Trace, attempt, fake_copy, model_input_size, run_fake, trace
@@ -56,7 +58,7 @@ def inject_moe(
     At step 0 the model computes bit for bit what it did before.
 
     Args:
-        model: A timm model, a transformers vision model, or your own.
+        model: A timm model, a transformers model (its image encoder is meant: of SAM, CLIP, …), or your own.
         where: Which blocks; see :func:`moezoo.backbones.where.select_blocks`.
         adapter: The registered kind of adapter.
         input_size: (C, H, W) of an image, where the model does not say it itself.
@@ -75,19 +77,30 @@ def inject_moe(
     return inject(model, where, kind, decode(kind.config, config, where=f"inject_moe({adapter!r})"), input_size)
 
 
+@torch.inference_mode(False)  # adapters are to be trained, wherever they were added
 def inject(
     model: nn.Module, where: Any, kind: AdapterKind, config: Any, input_size: tuple[int, int, int] | None = None
 ) -> nn.Module:
     """:func:`inject_moe` with everything decoded."""
-    sites = find_sites(model, where, input_size)
+    path, part = vision_part(model)
+    sites = find_sites(part, _inside(where, path), input_size)
     kind.check(config, sites)
-    _check_free(model, sites, kind.child)
-    built = [_build_like(model, kind, config, site, i) for i, site in enumerate(sites)]
+    _check_free(part, sites, kind.child)
+    built = [_build_like(part, kind, config, site, i) for i, site in enumerate(sites)]
     for site, module in zip(sites, built, strict=True):
-        attach(model.get_submodule(site.module), site.holder, kind.child, module)
-    kind.annotate(model, config, sites)
+        attach(part.get_submodule(site.module), site.holder, kind.child, module)
+    kind.annotate(part, config, sites)
+    keep_in_host_groups(part, {".".join(filter(None, (s.module, s.holder, kind.child))): s.module for s in sites})
+    mark_root(part)
     mark_root(model)
     return model
+
+
+def _inside(where: Any, path: str) -> Any:
+    """``where`` with names of the whole model (``vision_encoder.layers.3``) as names of its part at ``path``."""
+    if isinstance(where, str) and path:
+        return where.removeprefix(f"{path}.")
+    return [_inside(place, path) for place in where] if isinstance(where, list) else where
 
 
 def find_sites(model: nn.Module, where: Any, input_size: tuple[int, int, int] | None = None) -> list[Site]:

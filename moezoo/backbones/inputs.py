@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from moezoo.errors import InputError
 
 
-def expect_images(model: nn.Module, in_chans: int) -> nn.Module:
-    """Check the images of every forward of ``model``; returns it."""
-    model.moezoo_in_chans = in_chans  # type: ignore[assignment]
+def expect_images(model: nn.Module) -> nn.Module:
+    """Check the images of every forward of ``model``, which states their channels; returns it."""
+    model.moezoo_in_chans = model.pretrained_cfg["input_size"][0]  # type: ignore[index]
     model.register_forward_pre_hook(_check_hook, with_kwargs=True)
     return model
 
@@ -56,10 +56,15 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def given_images(args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The images among the arguments of a timm model's forward; ``None`` when there are none."""
-    return args[0] if args else kwargs.get("x")
+    """The images among the arguments of a model's forward; ``None`` when there are none."""
+    return args[0] if args else kwargs.get(image_keyword(kwargs))
+
+
+def image_keyword(kwargs: dict[str, Any]) -> str:
+    """The word for images in a call: transformers' ``pixel_values`` or timm's ``x``."""
+    return "pixel_values" if "pixel_values" in kwargs else "x"
 
 
 def _check_hook(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    if args or kwargs:
+    if args or image_keyword(kwargs) in kwargs:  # else the model says what it misses
         check_images(model, given_images(args, kwargs))

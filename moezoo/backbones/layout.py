@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor, nn
 
-from moezoo.backbones.blocks import StageInfo, feature_stages, hook_and_holder
+from moezoo.backbones.blocks import hook_and_holder
 from moezoo.backbones.site import Block, Layout, Site
+from moezoo.backbones.stages import StageInfo, feature_stages
 from moezoo.backbones.trace import BATCH, Trace
 from moezoo.errors import InjectionError
 
@@ -38,7 +39,9 @@ def candidate_sites(traced: Trace, block: Block, position: int) -> list[Site]:
     if not sites:
         shapes = [tuple(t.shape) for t in traced.outputs(module)]
         raise InjectionError(f"{module!r} returns no feature map or token sequence of the batch (shapes {shapes}).")
-    return sites
+    # Of several maps first the deepest: in a network of parallel resolutions the one with most channels on the fewest
+    # positions.
+    return sorted(sites, key=lambda s: (-s.dim, math.prod(s.grid or (0,))))
 
 
 def read_layout(traced: Trace, block: Block, feature: Tensor) -> Layout | None:
@@ -102,6 +105,8 @@ def _grid(traced: Trace, block: Block, feature: Tensor, layout: Layout) -> tuple
         return (feature.shape[1], feature.shape[2]), 0
     if layout == "NCHW":
         return (feature.shape[2], feature.shape[3]), 0
+    if getattr(getattr(traced.model, "config", None), "mask_ratio", 0):
+        return None, 0  # some patches at random (MAE), which lie on no grid
     length = feature.shape[1]
     _, height, width = traced.input_size
     stage = _stage_of(traced, block)

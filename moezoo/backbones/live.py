@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, TypeVar
 
 from torch import nn
@@ -52,7 +53,9 @@ def live_options(model: nn.Module) -> dict[str, Any]:
 
 def _classes(model: Any) -> int | None:
     """The classifier's outputs, also after somebody put another layer in its place."""
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    head = None
+    with contextlib.suppress(AttributeError):  # some models fail to answer once they have no classifier
+        head = model.get_classifier()
     width = getattr(head, "out_features", None)
     return int(width) if isinstance(width, int) else getattr(model, "num_classes", None)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import timm
+import torch
 from torch import nn
 
 import moezoo.backbones.small  # noqa: F401  (adds our small backbones to timm's registry)
-from moezoo.backbones.inject import adapters_of
+from moezoo.backbones.backbone_args import check_backbone_args
+from moezoo.backbones.transfer import classifier_keys, copy_backbone, listed, unread_keys
 from moezoo.errors import ConfigError, UnknownModelError, WeightsMismatch, WeightsUnavailable
 from moezoo.names import did_you_mean
 
@@ -29,9 +31,9 @@ class BackboneFields(Protocol):
     @property
     def backbone_args(self) -> dict[str, Any]: ...
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int | None: ...
     @property
-    def in_chans(self) -> int: ...
+    def in_chans(self) -> int | None: ...
     @property
     def img_size(self) -> int | tuple[int, int] | None: ...
     @property
@@ -72,22 +74,27 @@ def pretrained_cfg(arch: str, tag: str | None = None) -> Any:
     return timm.get_pretrained_cfg(f"{arch}.{tag}" if tag else arch)
 
 
-def create_backbone(config: BackboneFields, *, weights: Path | bool = False) -> nn.Module:
+def create_backbone(
+    config: BackboneFields, *, weights: Path | bool = False, num_classes: int | None = None
+) -> nn.Module:
     """The plain timm model a configuration stands on.
 
     Args:
         config: Any family configuration.
         weights: ``False`` for fresh weights, a file with timm's pretrained weights, or ``True`` to let timm fetch them.
+        num_classes: Classes, if not the configuration's.
 
     Raises:
         UnknownModelError: timm has no such architecture.
         ConfigError: The architecture does not take one of the arguments.
         WeightsUnavailable: ``weights`` asked for and timm has none.
+        WeightsMismatch: timm refuses the weights.
     """
     arch, tag = config.model_name, config.backbone_tag
     check_architecture(arch, tag)
+    check_backbone_args(config.backbone_args)
     kwargs = {
-        "num_classes": config.num_classes,
+        "num_classes": config.num_classes if num_classes is None else num_classes,
         "in_chans": config.in_chans,
         "drop_rate": config.drop_rate,
         "drop_path_rate": config.drop_path_rate,
@@ -101,14 +108,22 @@ def create_backbone(config: BackboneFields, *, weights: Path | bool = False) -> 
         model = _create(name, bool(weights), kwargs, size)
     except TypeError as error:
         raise ConfigError(f"{arch!r} does not take these arguments: {_unexpected(error)}") from error
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError, RuntimeError) as error:
+        if weights:
+            raise _refused(name, str(error)) from error
+        if isinstance(error, RuntimeError):
+            raise
         raise ConfigError(f"timm cannot build {arch!r} with {kwargs}: {error}") from error
-    except RuntimeError as error:
-        if weights and "retrained" in str(error):
-            raise WeightsUnavailable(f"timm has no pretrained weights for {name!r}: {error}") from error
-        raise
     _describe_data(model, config, size)
     return model
+
+
+def _refused(name: str, text: str) -> WeightsUnavailable | WeightsMismatch:
+    """What it means that timm, which builds ``name``, does not build it with weights."""
+    if "No pretrained weights exist" in text:
+        return WeightsUnavailable(f"timm has no pretrained weights for {name!r}: {text}")
+    hint = " backbone_args={'fc_norm': False} pools after the final norm, where weights may have it."
+    return WeightsMismatch(f"the weights do not fit {name!r}: {text:.500}{hint if 'fc_norm' in text else ''}")
 
 
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any], size: Any) -> nn.Module:
@@ -128,13 +143,14 @@ def _describe_data(model: nn.Module, config: BackboneFields, size: Any) -> None:
     """Let ``timm.data.resolve_model_data_config(model)`` answer for the size and channels asked for."""
     cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     channels, *sides = cfg["input_size"]
+    in_chans = config.in_chans or channels
     if size is not None:
         sides = [size, size] if isinstance(size, int) else list(size)
-    if config.in_chans != channels:
+    if in_chans != channels:
         for key in ("mean", "std"):  # one value per channel, else Normalize would broadcast a grey image to three
             values = cfg.get(key) or (0.5,)
-            cfg[key] = (sum(values) / len(values),) * config.in_chans
-    cfg["input_size"] = (config.in_chans, *sides)
+            cfg[key] = (sum(values) / len(values),) * in_chans
+    cfg["input_size"] = (in_chans, *sides)
     model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
 
 
@@ -150,16 +166,31 @@ def _unexpected(error: TypeError) -> str:
 
 
 def load_backbone_weights(model: nn.Module, config: BackboneFields, weights: Path | bool) -> None:
-    """Copy timm's pretrained weights, adapted to channels, size and classes by timm itself, into an injected model.
+    """Copy timm's pretrained weights, adapted to channels and size by timm itself, into an injected model.
+
+    timm reads them into a backbone for their own number of classes, because for another number it would let any weight
+    be missing. Only the classifier stays fresh where the numbers differ.
 
     Raises:
-        WeightsMismatch: A weight of the backbone is missing; only adapters may be.
+        WeightsUnavailable: timm has none.
+        WeightsMismatch: A weight of the backbone is missing, unexpected or of another shape; ``model`` is unchanged.
     """
-    donor = create_backbone(config, weights=weights)
-    result = model.load_state_dict(donor.state_dict(), strict=False)
-    added = tuple(f"{path}." for path in adapters_of(model))
-    missing = [key for key in result.missing_keys if not key.startswith(added)]
-    if missing or result.unexpected_keys:
-        raise WeightsMismatch(
-            f"the backbone's weights do not fit: missing {missing[:5]}, unexpected {result.unexpected_keys[:5]}"
-        )
+    cfg = pretrained_cfg(config.model_name, config.backbone_tag)
+    wanted = cfg.num_classes if config.num_classes is None else config.num_classes
+    classes = wanted if cfg.num_classes is None else cfg.num_classes
+    named = cfg.classifier or ()
+    classifiers = (named,) if isinstance(named, str) else tuple(named)
+    with torch.inference_mode(False):
+        donor = create_backbone(config, weights=weights, num_classes=classes)
+        if isinstance(weights, Path):
+            with torch.device("meta"):
+                fresh = create_backbone(config, num_classes=classes)
+            # Weights without classes may come without the rest of a head.
+            may_lack = classifier_keys(classifiers, 0, 1) if classes == 0 else ()
+            unread = [key for key in unread_keys(donor, fresh) if not key.startswith(may_lack)]
+            if unread:
+                raise _refused(config.model_name, f"missing {listed(unread)}")
+    copy_backbone(model, donor, classifier_keys(classifiers, classes, wanted))
+    if wanted not in (0, classes):
+        told = (config.model_name, classes, wanted)
+        log.info("%s: the weights are for %s classes; the classifier for %s is fresh", *told)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from moezoo.backbones.caches import without_leftovers
+from moezoo.backbones.hf import config as hf_config
+from moezoo.backbones.hf.encoder import is_transformers
 from moezoo.errors import InjectionError
 
 BATCH = 3
@@ -61,7 +65,7 @@ def run_fake(model: nn.Module, input_size: tuple[int, int, int], mode: FakeTenso
     """The output of a fake copy for a fake batch of images (B, C, H, W)."""
     like = next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(()))
     dtype = like.dtype if like.is_floating_point() else torch.float32
-    with mode:
+    with without_leftovers(model), mode:
         images = torch.zeros(BATCH, *input_size, device=like.device, dtype=dtype)
         keyword = getattr(model, "main_input_name", None)
         return model(**{keyword: images}) if keyword else model(images)
@@ -131,19 +135,33 @@ def model_input_size(model: nn.Module, given: tuple[int, int, int] | None) -> tu
         sides = getattr(getattr(model, "patch_embed", None), "img_size", None)
         if sides is not None and len(sides) == 2:
             height, width = sides
-        return _in_chans(model, channels), int(height), int(width)
+        return _in_chans(model, channels, (int(height), int(width))), int(height), int(width)
     config = getattr(model, "config", None)
-    side = getattr(config, "image_size", None)
-    if side is not None:
-        height, width = (side, side) if isinstance(side, int) else side
-        return getattr(config, "num_channels", 3), height, width
+    if is_transformers(model) or hasattr(config, "image_size"):
+        return (hf_config.channels(config), *hf_config.image_size(config))
     raise InjectionError("the model does not say which images it takes: pass input_size=(channels, height, width).")
 
 
-def _in_chans(model: nn.Module, stated: int) -> int:
-    """Channels of the first convolution, which ``in_chans=`` may have changed."""
+def _in_chans(model: nn.Module, stated: int, sides: tuple[int, int]) -> int:
+    """Channels of the first convolution, which ``in_chans=`` may have changed, if the model takes images of as many.
+
+    It does not where its stem folds space into channels first (TResNet, the cosine transform of CSATv2).
+    """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.groups != 1 or first.in_channels == stated:
         return stated
-    folded = first.in_channels / stated  # 4, 16, …: the stem folds space into channels first (TResNet)
-    return stated if folded > 1 and (folded**0.5).is_integer() else first.in_channels
+    return first.in_channels if _takes(model, (first.in_channels, *sides)) else stated
+
+
+def _takes(model: nn.Module, input_size: tuple[int, int, int]) -> bool:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # says at length what fails here on purpose
+    silent, log.disabled = log.disabled, True
+    try:
+        with torch.no_grad():
+            run_fake(fake_copy(model, mode), input_size, mode)
+    except Exception:  # whatever the model raises
+        return False
+    finally:
+        log.disabled = silent
+    return True

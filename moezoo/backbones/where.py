@@ -110,19 +110,30 @@ def _pair(blocks: Sequence[Block], stage: int | str, index: int) -> int:
     if isinstance(stage, int):
         number = stage % _stages(blocks) if -_stages(blocks) <= stage < _stages(blocks) else -1
     else:
-        number = next((b.stage for b in blocks if b.stage_name == stage), -1)
+        number = _stage_named(blocks, stage)
     members = [i for i, b in enumerate(blocks) if b.stage == number]
     if not members:
         names = list(dict.fromkeys(b.stage_name for b in blocks))
         raise InjectionError(
             f"where: stage {stage!r} does not exist.{did_you_mean(str(stage), names)} "
-            f"Allowed: 0 to {len(names) - 1} or {', '.join(names)}."
+            f"Allowed: 0 to {_stages(blocks) - 1} or {', '.join(names)}."
         )
     if not -len(members) <= index < len(members):
         raise InjectionError(
             f"where: ({stage!r}, {index}) is out of range; stage {stage!r} has blocks 0 to {len(members) - 1}."
         )
     return members[index]
+
+
+def _stage_named(blocks: Sequence[Block], name: str) -> int:
+    """The stage of a name; -1 if there is none. Stages of one flat list of blocks share the list's name."""
+    numbers = sorted({b.stage for b in blocks if b.stage_name == name})
+    if len(numbers) > 1:
+        raise InjectionError(
+            f"where: {name!r} names the list of all {len(numbers)} stages; name one by its number, "
+            f"{numbers[0]} to {numbers[-1]}."
+        )
+    return numbers[0] if numbers else -1
 
 
 def _is_pair(place: Any) -> bool:

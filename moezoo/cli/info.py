@@ -34,7 +34,9 @@ def info(
         import torch
 
         from moezoo.factory import build
+        from moezoo.hub.published import complete_config
         from moezoo.measure.info import model_info
 
+        config = complete_config(config)
         with torch.device("meta"):
             console.print(model_info(build(config), verbose=True), highlight=False)

@@ -24,6 +24,11 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
+def is_absent(error: Exception) -> bool:
+    """Whether the Hub itself said that the repository has no such file."""
+    return isinstance(error, _ABSENT) and not isinstance(error, errors.LocalEntryNotFoundError)
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the same request may well succeed a moment later."""
     status = _status(error)
@@ -42,7 +47,7 @@ def reason(error: Exception) -> str:
         return "there is no such repository, or it is private and the token does not open it"
     if isinstance(error, errors.RevisionNotFoundError):
         return "the repository has no such revision"
-    if isinstance(error, _ABSENT) and not isinstance(error, errors.LocalEntryNotFoundError):
+    if is_absent(error):
         return "the repository has no such file, and moezoo reads no other kind (never .bin or .pth)"
     known = {
         401: "the token is not accepted",

@@ -20,8 +20,8 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants
 
-from moezoo.errors import WeightsCorrupted, WeightsUnavailable
-from moezoo.hub.failures import FAILURES, is_passing, reason
+from moezoo.errors import NoSuchFile, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.failures import FAILURES, is_absent, is_passing, reason
 from moezoo.hub.files import file_digest
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ def fetch_file(
         max_bytes: Refuse a larger file before downloading it.
 
     Raises:
-        WeightsUnavailable: It does not exist or cannot be reached; the text says why and what works now.
+        WeightsUnavailable: It does not exist or cannot be reached; the text says why and what works now. The
+            subclass ``NoSuchFile`` says that the repository has no such file.
         WeightsCorrupted: The Hub sent, twice, something else than it had promised.
     """
     what = f"{filename!r} of {repo_id!r}" + (f" at revision {revision!r}" if revision else "")
@@ -75,7 +76,7 @@ def fetch_file(
             return cached
         if damage:
             raise WeightsCorrupted(f"{what}: the cached file {damage}; fetching it again failed: {reason(promised)}")
-        raise _unavailable(what, reason(promised), cache)
+        raise _unavailable(what, reason(promised), cache, NoSuchFile if is_absent(promised) else WeightsUnavailable)
     if max_bytes is not None and (promised.size or 0) > max_bytes:
         raise WeightsUnavailable(f"{what} has {promised.size:,} bytes; more than {max_bytes:,} is refused")
     if cached is not None and damage is None and promised.commit_hash == commit_of(cached):
@@ -194,8 +195,10 @@ def _forget(path: Path) -> None:
         path.unlink()
 
 
-def _unavailable(what: str, why: str, cache: str) -> WeightsUnavailable:
-    return WeightsUnavailable(
+def _unavailable(
+    what: str, why: str, cache: str, kind: type[WeightsUnavailable] = WeightsUnavailable
+) -> WeightsUnavailable:
+    return kind(
         f"{what} is not available: {why}. Looked in the cache {cache!r}, then asked {constants.ENDPOINT}. "
         "What works now: "
         "pretrained=False (fresh weights), cache_dir= of a cache that holds the file, or a local "

@@ -8,9 +8,10 @@ from collections.abc import Collection
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from moezoo.errors import NonFiniteError, WeightsCorrupted
+from moezoo.backbones.inject import adapters_of
+from moezoo.errors import ConfigError, NonFiniteError, WeightsCorrupted
 from moezoo.hub.files import file_digest
 from moezoo.hub.header import check_header, check_suffix, compare, header_shapes, model_shapes
 from moezoo.hub.state import refuse_nonfinite, shown
@@ -21,6 +22,7 @@ __all__ = [
     "check_header",
     "compare",
     "header_shapes",
+    "load_checkpoint",
     "load_weights",
     "model_shapes",
     "read_stored",
@@ -55,6 +57,41 @@ def load_weights(
         WeightsMismatch: Names, shapes or dtypes differ; all of them are listed.
         NonFiniteError: It holds NaN or infinity; the tensors are named.
     """
+    tensors = _read(model, path, sha256, allow_nonfinite, keep)
+    if keep:
+        logger.info("%s: the model keeps its own %s", path, shown(sorted(keep)))
+    model.load_state_dict(tensors, strict=not keep)
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
+    """Load a file strictly that holds the whole model, or its plain backbone: every weight but the adapters'.
+
+    Returns:
+        What to call the weights' origin.
+
+    Raises:
+        ConfigError: The file holds the backbone alone, and the adapters were trained on another.
+        WeightsError: As of :func:`load_weights`.
+    """
+    added = tuple(f"{place}." for place in adapters_of(model))
+    keep = {name for name in model_shapes(model) if name.startswith(added)}
+    if not keep or any(name.startswith(added) for name in header_shapes(path)):
+        load_weights(model, path)
+        return f"checkpoint:{path}"
+    if not str(getattr(model, "weights_origin", "fresh")).startswith(("fresh", "backbone:")):
+        raise ConfigError(
+            f"checkpoint_path={str(path)!r} holds a plain backbone, but the adapters were trained on another one "
+            f"({model.weights_origin}): leave pretrained out for a fresh MoE."
+        )
+    model.load_state_dict(_read(model, path, None, False, keep), strict=False)
+    logger.info("%s: weights of the plain backbone under a fresh MoE, the identity at step 0", path)
+    return f"backbone-checkpoint:{path}"
+
+
+def _read(
+    model: nn.Module, path: str | os.PathLike[str], sha256: str | None, allow_nonfinite: bool, keep: Collection[str]
+) -> dict[str, Tensor]:
+    """A file's tensors, checked in every way against a model; those named in ``keep`` left out."""
     path = check_suffix(path)
     header = header_shapes(path)
     if sha256 is not None and (got := file_digest(path)) != sha256:
@@ -76,6 +113,4 @@ def load_weights(
     rounded = [name for name, tensor in tensors.items() if tensor.dtype != own[name][1]]
     if rounded:
         logger.info("%s: %d tensors are converted to the model's dtype: %s", path, len(rounded), shown(rounded))
-    if keep:
-        logger.info("%s: the model keeps its own %s", path, shown(sorted(keep)))
-    model.load_state_dict(tensors, strict=not keep)
+    return tensors

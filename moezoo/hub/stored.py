@@ -13,6 +13,7 @@ from typing import Any
 from moezoo.config import decode
 from moezoo.errors import ConfigError, MoeZooError, WeightsUnavailable
 from moezoo.hub.schema import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME, DataConfig, read_config_file, typed
+from moezoo.names import canonical_stored_name
 from moezoo.registry import model_config
 
 
@@ -56,6 +57,7 @@ def read_stored(
         ConfigError: ``config.json`` is not what moezoo writes.
         UnknownModelError: It names a model that is not registered here.
     """
+    name = canonical_stored_name(name)
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:")).expanduser()
         path = folder / CONFIG_NAME

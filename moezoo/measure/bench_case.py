@@ -30,7 +30,7 @@ def build_case(
     seed: int,
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """The model and what it is compared with by role, and the errors of those that could not be built."""
-    from moezoo.backbones.timm_models import create_backbone
+    from moezoo.backbones.create import create_backbone
     from moezoo.factory import build, create_model
 
     models: dict[str, nn.Module] = {}

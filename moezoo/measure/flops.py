@@ -56,7 +56,7 @@ def flops(model: nn.Module, input: Any) -> Flops:
     model = getattr(model, "_orig_mod", model)
     input = fit_input(model, input)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MoELayer)}
-    with evaluating(model), _no_fused_transformer(), record_routing(model) as records:
+    with evaluating(model), _frozen(model), _no_fused_transformer(), record_routing(model) as records:
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with counter, _inclusive_counts(model, counter) as by_module:
             call(model, input)
@@ -92,6 +92,19 @@ def _inclusive_counts(model: nn.Module, counter: FlopCounterMode) -> Iterator[di
             stack.callback(module.register_forward_pre_hook(begin, prepend=True).remove)
             stack.callback(module.register_forward_hook(end).remove)
         yield counts
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """torch's module tracker fails without gradients where a module is given a trainable parameter (SAM's masks)."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from moezoo.backbones.inject import adapters_of
@@ -12,8 +14,11 @@ RULE = "=" * 60
 
 def model_info(model: nn.Module, *, verbose: bool = False) -> str:
     """The text that :func:`print_model_info` prints."""
-    config = getattr(model, "entity_moe_config", None)
-    lines = [RULE, "EntityMoE Configuration", RULE]
+    noted = (getattr(module, "entity_moe_config", None) for module in model.modules())
+    config: dict[str, Any] | None = next((config for config in noted if config is not None), None)
+    # SAM's configuration sits on its encoder, which the title says.
+    suffix = " (Vision Encoder)" if str((config or {}).get("model_type", "")).startswith("sam") else ""
+    lines = [RULE, f"EntityMoE Configuration{suffix}", RULE]
     if config is None:
         lines.append("No EntityMoE configuration found.")
     else:

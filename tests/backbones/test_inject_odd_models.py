@@ -60,9 +60,9 @@ def changes(model, images):
 @pytest.mark.parametrize(
     ("where", "paths", "listed"),
     [
-        ("last", ["enc2"], [1]),
+        ("last", ["enc2"], [(1, 0)]),
         ("dec", ["dec"], ["dec"]),
-        (["enc1", "dec"], ["enc1", "dec"], [0, "dec"]),
+        (["enc1", "dec"], ["enc1", "dec"], [(0, 0), "dec"]),
         ("d*", ["down", "dec"], ["down", "dec"]),
     ],
 )
@@ -125,9 +125,6 @@ def test_transformers_models(kind):
         },
     }[kind]
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**args)).eval()
-    if kind == "ResNet":  # its configuration states no size
-        with pytest.raises(InjectionError, match="input_size"):
-            inject_moe(model, "all")
     inject_moe(model, "all", input_size=(3, 32, 32), **SLIM)
     assert len(adapters_of(model)) == {"ViT": 2, "ResNet": 3, "Swin": 3}[kind]
     places = {"ViT": [0, 1]}.get(kind, [(0, 0), (1, 0), (1, 1)])
@@ -207,3 +204,10 @@ def test_a_model_on_the_meta_device_keeps_it():
         model = timm.create_model("test_vit", img_size=32)
     inject_moe(model, **SLIM)
     assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_injection_inside_inference_mode_finds_the_same_places(tiny_vit):
+    with torch.inference_mode():
+        inject_moe(tiny_vit, "last", **SLIM)
+    assert list(adapters_of(tiny_vit)) == ["blocks.5.entity_moe"]
+    assert not any(p.is_inference() for p in adapters_of(tiny_vit)["blocks.5.entity_moe"].parameters())

@@ -70,7 +70,7 @@ def test_pretrained_without_a_network_ends_soon_with_advice(tmp_path):
     """A closed port answers as a machine without a network does; the plain client would retry for 23 seconds."""
     code = (
         "import sys, time; import moezoo.factory; start = time.monotonic()\n"
-        "sys.argv = ['moezoo', 'viz', 'entity_moe/test_vit', '--pretrained', '--set', 'data.name=digits']\n"
+        "sys.argv = ['moezoo', 'viz', 'entity_moe/test_vit2', '--pretrained', '--set', 'data.name=digits']\n"
         "from moezoo.cli import main\n"
         "try: main()\n"
         "finally: print('seconds', time.monotonic() - start)"
@@ -81,6 +81,6 @@ def test_pretrained_without_a_network_ends_soon_with_advice(tmp_path):
     )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "timm/test_vit.r160_in1k" in result.stderr
+    assert "timm/test_vit2.r160_in1k" in result.stderr
     assert "pretrained=False" in result.stderr
     assert float(result.stdout.split("seconds")[1]) < 10

@@ -14,20 +14,53 @@ BY_BACKBONE = {
         "backbone_args": {"embed_dim": 16, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2},
     },
     "resnet": {"backbone_args": {"layers": [1, 1, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}},
+    "hf:facebook/sam-vit": {
+        "window_size": 2,
+        "backbone_args": {
+            "vision_config": {
+                "hidden_size": 32,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 2,
+                "mlp_dim": 64,
+                "image_size": 64,
+                "output_channels": 32,
+                "num_pos_feats": 16,
+                "window_size": 2,
+                "global_attn_indexes": [1, 3],
+            },
+            "prompt_encoder_config": {"hidden_size": 32, "image_size": 64},
+            "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2, "mlp_dim": 32},
+        },
+    },
     "moezoo": {"backbone_args": {"depth": 2, "embed_dim": 32}},
+    "test": {"backbone_args": {"patch_size": 4, "depth": 2, "embed_dim": 32}},
 }
 
 
 def tiny_overrides(name):
     """Keyword arguments for ``create_model(name, …)``."""
-    backbone = model_config(name).model_name.split("_")[0].rstrip("0123456789")
-    classes = {} if backbone == "moezoo" else {"num_classes": 5}
+    config = model_config(name)
+    backbone = next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
+    classes = {"num_classes": 5} if config.num_classes == 1000 else {}
     return {**ADAPTER, **classes, **BY_BACKBONE[backbone]}
 
 
 def tiny_input_size(model):
     channels, height, width = model.pretrained_cfg["input_size"]
-    return (channels, min(height, 32), min(width, 32))  # convolutional backbones state 224 and take less
+    return (channels, min(height, 64), min(width, 64))  # convolutional backbones state 224 and take less
+
+
+def is_classifier(name):
+    return model_config(name).num_classes != 0
+
+
+def answer(model, images):
+    """(B, anything): logits, or all that a segmentation model returns."""
+    output = model(images)
+    if isinstance(output, torch.Tensor):
+        return output
+    tokens = output.vision_outputs.last_hidden_state.mean(1)
+    return torch.cat([tokens, output.pred_masks.flatten(1), output.iou_scores.flatten(1)], dim=1)
 
 
 def make(name, **more):
@@ -42,3 +75,14 @@ def make(name, **more):
 def images_for(model, batch=2):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, *tiny_input_size(model), generator=generator)
+
+
+def distinct_when_small(names):
+    """The first of every group of names that differ in the size of their backbone alone, which is all one here."""
+    seen = {}
+    for name in names:
+        overrides = tiny_overrides(name)
+        backbone = next(prefix for prefix in BY_BACKBONE if model_config(name).model_name.startswith(prefix))
+        config = model_config(name, **{**overrides, "model_name": backbone})
+        seen.setdefault(repr(config), name)
+    return list(seen.values())

@@ -185,7 +185,7 @@ def test_a_twin_that_fails_leaves_the_model_measured(monkeypatch):
 
     monkeypatch.setattr("moezoo.factory.build", broken)
     monkeypatch.setattr("moezoo.factory.create_model", lambda name, **_: timm_with_config())
-    rows = {r.role: r for r in run_bench("entity_moe/test_vit", rounds=1, warmup=0, device="cpu")}
+    rows = {r.role: r for r in run_bench("entity_moe/test_vit2", rounds=1, warmup=0, device="cpu")}
     assert rows["dense"].error == "MemoryError: too big"
     assert rows["model"].latency_p50 > 0
     assert rows["model"].latency_vs_dense is None
@@ -193,15 +193,15 @@ def test_a_twin_that_fails_leaves_the_model_measured(monkeypatch):
 
 
 def timm_with_config():
-    model = timm.create_model("test_vit")
-    model.moezoo_config = moezoo.model_config("entity_moe/test_vit")
+    model = timm.create_model("test_vit2")
+    model.moezoo_config = moezoo.model_config("entity_moe/test_vit2")
     return model
 
 
 def test_names_and_patterns_are_expanded_once_in_order():
     assert expand_names(DIGITS) == [DIGITS]
-    assert expand_names(["entity_moe/test_vit", "local-dir:runs/[a]*"]) == [
-        "entity_moe/test_vit",
+    assert expand_names(["entity_moe/test_vit2", "local-dir:runs/[a]*"]) == [
+        "entity_moe/test_vit2",
         "local-dir:runs/[a]*",
     ]
     found = expand_names([DIGITS, "entity_moe/dig*", "entity_moe_digits*"])

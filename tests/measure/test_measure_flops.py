@@ -168,3 +168,17 @@ def test_a_compiled_model_is_counted_as_it_was():
     net = Net(top_k=2)
     x = torch.randn(2, 5, 8)
     assert flops(torch.compile(net, backend="eager"), x) == flops(net, x)
+
+
+def test_a_parameter_handed_to_a_module_is_no_obstacle_and_stays_trainable():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.inner = nn.Parameter(torch.ones(3, 4)), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return x + self.inner(self.query)
+
+    model = Outer()
+    assert flops(model, torch.randn(3, 5)).executed == 2 * 3 * 4 * 5
+    assert all(p.requires_grad for p in model.parameters())

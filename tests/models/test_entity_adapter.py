@@ -24,7 +24,7 @@ def adapter(layout="NLC", grid=(4, 6), prefix=1, dim=16, **config):
 
 def changed_model(**overrides):
     torch.manual_seed(0)
-    model = moezoo.create_model("entity_moe/test_vit", **{**SMALL, **overrides})
+    model = moezoo.create_model("entity_moe/test_vit2", **{"model_name": "test_vit", **SMALL, **overrides})
     for a in adapters_of(model).values():
         generator = torch.Generator().manual_seed(3)
         a.ffn.fc2.weight.data = torch.randn(a.ffn.fc2.weight.shape, generator=generator)

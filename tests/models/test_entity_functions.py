@@ -131,7 +131,7 @@ def test_unregistered_timm_names_take_the_defaults_of_their_kind():
         ("entiti_moe/vit_base", UnknownModelError, "entity_moe"),
         ("entity_moe/vit_base.lst", UnknownModelError, "last"),
         ("entity_moe/vit_base.layer4", UnknownModelError, "no variant"),
-        ("entity_moe/test_vit.last_stage", InjectionError, "no stages"),
+        ("entity_moe/test_vit2.last_stage", InjectionError, "no stages"),
         ("entity_moe/vit_base.last.dense", UnknownModelError, "One variant per name"),
         ("", UnknownModelError, "a model name is a string"),
         (7, UnknownModelError, "a model name is a string"),
@@ -174,7 +174,7 @@ def test_bad_overrides_name_field_value_and_what_is_allowed(overrides, words):
 
 
 def test_none_means_the_default():
-    config = moezoo.create_model("entity_moe/test_vit", img_size=32, num_experts=None, drop_rate=None).moezoo_config
+    config = moezoo.create_model("entity_moe/test_vit2", img_size=32, num_experts=None, drop_rate=None).moezoo_config
     assert config.num_experts == 4
 
 
@@ -194,7 +194,7 @@ def test_wrong_images_are_refused_by_name(x, words):
     features = moezoo.create_model("entity_moe/deit_tiny_patch16_224", features_only=True, img_size=32, **SLIM).eval()
     with pytest.raises(moezoo.errors.InputError, match=words):
         features(x)
-    assert moezoo.create_model("entity_moe/test_vit", img_size=32)(torch.zeros(1, 3, 48, 48)).shape == (
+    assert moezoo.create_model("entity_moe/test_vit2", img_size=32)(torch.zeros(1, 3, 48, 48)).shape == (
         1,
         1000,
     )  # takes any size

@@ -9,6 +9,7 @@ from timm.layers import Attention, GluMlp, Mlp
 from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
+from moezoo.backbones.hf.encoder import is_transformers
 from moezoo.backbones.inject import AdapterKind
 from moezoo.backbones.site import Site
 from moezoo.errors import ConfigError
@@ -125,8 +126,7 @@ def _check(config: EntityAdapterConfig, sites: Sequence[Site]) -> None:
 
 def _annotate(model: nn.Module, config: EntityAdapterConfig, sites: Sequence[Site]) -> None:
     """The documented ``model.entity_moe_config``: what was injected, not what was asked for."""
-    name = str(getattr(model, "pretrained_cfg", {}).get("architecture", "") or type(model).__name__)
-    family = next((f for f in ("vit", "swin", "resnet") if name.startswith(f)), name.split("_")[0])
+    name, family = base_model(model)
     counts = [experts_at(config, site, i) for i, site in enumerate(sites)]
     model.entity_moe_config = {  # type: ignore[assignment]
         "model_type": family,
@@ -136,6 +136,15 @@ def _annotate(model: nn.Module, config: EntityAdapterConfig, sites: Sequence[Sit
         "num_experts_shared": config.num_experts_shared,
         "expert_k": config.expert_k,
     }
+
+
+def base_model(model: nn.Module) -> tuple[str, str]:
+    """The backbone's name and the kind of model it is, in the words of the library it comes from."""
+    if is_transformers(model):
+        config: Any = model.config
+        return config.name_or_path or type(model).__name__, config.model_type.removesuffix("_vision_model")
+    name = str(getattr(model, "pretrained_cfg", {}).get("architecture", "") or type(model).__name__)
+    return name, next((f for f in ("vit", "swin", "resnet") if name.startswith(f)), name.split("_")[0])
 
 
 def _place(site: Site, family: str) -> Any:

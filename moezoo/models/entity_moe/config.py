@@ -73,17 +73,25 @@ class EntityAdapterConfig:
 
 @dataclass(frozen=True)
 class EntityMoEConfig(EntityAdapterConfig):
-    """A timm backbone with EntityMoE adapters. Fields left at ``None`` keep the backbone's own default."""
+    """A timm or transformers backbone with EntityMoE adapters. ``None`` keeps the backbone's own default."""
 
     __pydantic_config__ = STRICT
 
-    model_name: str = option("vit_base_patch16_224", "timm architecture of the backbone", alias="backbone")
-    backbone_tag: str | None = option(None, "timm weight tag, for example augreg_in21k; null means timm's default")
-    backbone_args: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "further keyword arguments of the timm model", "aliases": ()}
+    model_name: str = option(
+        "vit_base_patch16_224", "timm architecture of the backbone, or hf:user/repo", alias="backbone"
     )
-    num_classes: Annotated[int, Ge(0), Le(1_000_000)] = option(1000, "classes; 0 gives pooled features")
-    in_chans: Annotated[int, Ge(1), Le(1024)] = option(3, "channels of the image")
+    backbone_tag: str | None = option(
+        None, "timm weight tag, for example augreg_in21k, or the Hub's revision of hf:user/repo"
+    )
+    backbone_args: dict[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={
+            "help": "further keyword arguments of the timm model; fields of transformers' configuration",
+            "aliases": (),
+        },
+    )
+    num_classes: Annotated[int, Ge(0), Le(1_000_000)] | None = option(1000, "classes; 0 gives pooled features")
+    in_chans: Annotated[int, Ge(1), Le(1024)] | None = option(3, "channels of the image")
     img_size: Count | tuple[Count, Count] | None = option(None, "side of the image, or (height, width)")
     drop_rate: Rate | None = option(None, "dropout before the backbone's classifier")
     drop_path_rate: Rate | None = option(None, "stochastic depth of the backbone")
