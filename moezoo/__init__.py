@@ -24,6 +24,7 @@ _EXPORTS = {
     "create_model": "moezoo.factory",
     "get_pretrained_cfg": "moezoo.factory",
     "inject_moe": "moezoo.backbones.inject",
+    "upcycle": "moezoo.backbones.upcycle",
     "aux_loss": "moezoo.moe.aux",
     "collect_aux": "moezoo.moe.aux",
     "record_routing": "moezoo.moe.record",
@@ -37,6 +38,7 @@ _SUBPACKAGES = ("moe", "backbones", "models", "hub", "data", "train", "eval", "m
 if TYPE_CHECKING:
     from moezoo.backbones.inject import inject_moe
     from moezoo.backbones.params import freeze_backbone, param_groups
+    from moezoo.backbones.upcycle import upcycle
     from moezoo.data import register_dataset
     from moezoo.factory import create_model, get_pretrained_cfg
     from moezoo.hub.save import save_pretrained

@@ -83,7 +83,7 @@ def inject(
 ) -> nn.Module:
     """:func:`inject_moe` with everything decoded."""
     path, part = vision_part(model)
-    sites = find_sites(part, _inside(where, path), input_size)
+    sites = find_sites(part, names_inside(where, path), input_size)
     kind.check(config, sites)
     _check_free(part, sites, kind.child)
     built = [_build_like(part, kind, config, site, i) for i, site in enumerate(sites)]
@@ -96,11 +96,11 @@ def inject(
     return model
 
 
-def _inside(where: Any, path: str) -> Any:
+def names_inside(where: Any, path: str) -> Any:
     """``where`` with names of the whole model (``vision_encoder.layers.3``) as names of its part at ``path``."""
     if isinstance(where, str) and path:
         return where.removeprefix(f"{path}.")
-    return [_inside(place, path) for place in where] if isinstance(where, list) else where
+    return [names_inside(place, path) for place in where] if isinstance(where, list) else where
 
 
 def find_sites(model: nn.Module, where: Any, input_size: tuple[int, int, int] | None = None) -> list[Site]:

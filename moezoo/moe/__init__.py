@@ -2,6 +2,7 @@
 
 from moezoo.moe import losses
 from moezoo.moe.aux import aux_loss, collect_aux
+from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
 from moezoo.moe.experts import register_experts
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.record import RoutingRecord, record_routing
@@ -18,4 +19,6 @@ __all__ = [
     "record_routing",
     "register_experts",
     "register_router",
+    "set_aux_mode",
+    "set_aux_scale",
 ]

@@ -7,63 +7,26 @@ it counts twice; elsewhere a layer's last call counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from moezoo.errors import AuxLossError, ConfigError
-from moezoo.moe.checks import check_choice, check_positive
-from moezoo.moe.losses import AUX_LOSSES
-from moezoo.moe.types import Routing
+from moezoo.errors import AuxLossError
+from moezoo.moe.attach import Switch
+from moezoo.moe.aux_calls import PENALTY, AuxCalls, aux_calls
 
-DEFAULT_WEIGHTS = {"load_balancing": 0.01, "router_z": 0.001}
-
-
-def check_aux_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
-    """``weights`` by kind of loss, checked; ``None`` gives the defaults."""
-    if weights is None:
-        return dict(DEFAULT_WEIGHTS)
-    if not isinstance(weights, Mapping):
-        raise ConfigError(f"aux_weights={weights!r} is not allowed: it must map {', '.join(AUX_LOSSES)} to weights.")
-    return {
-        check_choice("aux_weights", kind, AUX_LOSSES): check_positive(f"aux_weights[{kind!r}]", value, zero=True)
-        for kind, value in weights.items()
-    }
-
-
-class AuxCalls:
-    """The auxiliary losses of one layer's calls. Copies and pickles carry the weights, never the graph."""
-
-    def __init__(self, weights: dict[str, float]):
-        self.weights = weights
-        self.calls: list[dict[str, Tensor]] = []
-        self.keep = False
-        """Append to the calls instead of replacing them: a root's forward or :func:`collect_aux` is open."""
-        self.pinned = False
-        """:func:`collect_aux` is open, so a new forward does not clear the calls."""
-        self.graphless = False
-        """One of the calls ran with gradients switched off."""
-
-    def add(self, routing: Routing) -> None:
-        """Compute and keep the losses of one call. A recomputation for checkpointing is not a call."""
-        terms = {kind: AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight}
-        # A recomputation must save the same tensors as the first run did, so it computes the terms and drops them.
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            return
-        earlier = self.calls if self.keep else []
-        self.graphless = (bool(earlier) and self.graphless) or not torch.is_grad_enabled()
-        self.calls = [*earlier, terms]
-
-    def __getstate__(self) -> dict:
-        return {"weights": self.weights, "calls": [], "keep": False, "pinned": False, "graphless": False}
+__all__ = ["AuxCalls", "AuxSum", "aux_loss", "collect_aux", "mark_root", "silence"]
 
 
 def aux_loss(model: nn.Module) -> Tensor:
     """The auxiliary loss of the model's last forward: per kind the mean over all MoE calls, then the weighted sum.
 
-    Reading it twice gives the same value. In evaluation mode it is 0, and so it is for a model without MoE layers.
+    A penalty of the router's own is one more kind, zero for the calls of routers that have none. Reading it twice gives
+    the same value. In evaluation mode it is 0, and so it is for a model without MoE layers. It is 0 too where the
+    losses are attached (:func:`moezoo.moe.set_aux_mode`): their gradient comes with the task's loss, and adding this
+    one counts nothing twice.
 
     Returns:
         A float32 scalar on the model's device, to be added to the task's loss.
@@ -76,17 +39,20 @@ def aux_loss(model: nn.Module) -> Tensor:
     if not model.training:
         return zero
     total: dict[str, list[Tensor]] = {}
-    for calls in _aux_calls(model, training_only=True):
+    num_calls = 0
+    for calls in aux_calls(model, training_only=True):
         if calls.calls and calls.graphless and torch.is_grad_enabled():
             raise AuxLossError(
                 "the last forward kept no graph for the auxiliary loss. Activation checkpointing with "
-                "use_reentrant=True does this: pass use_reentrant=False. A training forward under no_grad does it too: "
-                "read aux_loss under no_grad as well."
+                "use_reentrant=True does this: pass use_reentrant=False, or attach the losses to the layers' outputs, "
+                'which is exact in both (MoELayer(aux_loss="attached"), moezoo.moe.set_aux_mode(model, "attached")). '
+                "A training forward under no_grad does it too: read aux_loss under no_grad as well."
             )
+        num_calls += len(calls.calls)
         for terms in calls.calls:
             for kind, value in terms.items():
-                total.setdefault(kind, []).append(calls.weights[kind] * value)
-    means = [torch.stack([v.to(zero.device) for v in values]).mean() for values in total.values()]
+                total.setdefault(kind, []).append(value.to(zero.device))
+    means = [torch.stack(v).sum() / (num_calls if kind == PENALTY else len(v)) for kind, v in total.items()]
     return zero + torch.stack(means).sum() if means else zero
 
 
@@ -96,7 +62,7 @@ def collect_aux(model: nn.Module) -> Iterator[AuxSum]:
 
     While it is open :func:`aux_loss` covers every forward since it was opened, not only the last.
     """
-    layers = list(_aux_calls(model))
+    layers = list(aux_calls(model))
     for calls in layers:
         calls.calls, calls.keep, calls.pinned = [], True, True
     try:
@@ -118,8 +84,9 @@ class AuxSum:
 
 def silence(model: nn.Module) -> None:
     """Make the losses kept of the last forward zero, with zero gradients: its tokens stood for no sample."""
-    for calls in _aux_calls(model):
+    for calls in aux_calls(model):
         calls.calls = [{kind: value * 0 for kind, value in terms.items()} for terms in calls.calls]
+        calls.switch.on = False
 
 
 def mark_root(model: nn.Module) -> None:
@@ -131,20 +98,14 @@ def mark_root(model: nn.Module) -> None:
 
 def _begin_forward(model: nn.Module, args: tuple) -> None:
     if model.training:
-        for calls in _aux_calls(model):
+        for calls in aux_calls(model):
+            if not torch.compiler.is_compiling():
+                calls.switch = Switch()
             if not calls.pinned:
                 calls.calls, calls.keep = [], True
 
 
 def _end_forward(model: nn.Module, args: tuple, output: object) -> None:
     if model.training:
-        for calls in _aux_calls(model):
+        for calls in aux_calls(model):
             calls.keep = calls.pinned
-
-
-def _aux_calls(model: nn.Module, *, training_only: bool = False) -> Iterator[AuxCalls]:
-    """Of every layer; ``training_only`` leaves out layers put in evaluation mode, whose calls are old ones."""
-    for module in model.modules():
-        calls = getattr(module, "aux", None)
-        if isinstance(calls, AuxCalls) and (module.training or not training_only):
-            yield calls

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.errors import InputError
-from moezoo.moe.aux import AuxCalls, check_aux_weights
+from moezoo.moe.aux_calls import AuxCalls, check_aux_weights
 from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import SharedExperts, build_experts
@@ -33,12 +33,17 @@ class MoELayer(nn.Module):
         num_shared_experts: Always-on experts M, each behind its own sigmoid gate.
         normalize: Whether a token's K weights sum to one; ``None`` means ``top_k > 1``.
         capacity_factor: ``None`` is dropless; see :class:`~moezoo.moe.routers.Router`.
+        capacity_rule: How the factor becomes a capacity: ``gshard``, ``vmoe``, ``tutel``, ``megablocks`` or
+            ``lucidrains``; see :class:`~moezoo.moe.routers.Router`.
         path: ``loop`` runs one product per expert, ``grouped`` one for all with static shapes; ``auto`` takes
             ``grouped`` when compiling or exporting and on CUDA in half precision.
         dropout: On the experts' hidden units, in training.
         router_args: Further arguments of the router, for example ``{"noise_std": 1.0}``.
         aux_weights: Auxiliary losses and their weights, by default ``{"load_balancing": 0.01, "router_z": 0.001}``.
             :func:`moezoo.aux_loss` sums them over the model.
+        aux_loss: ``collected`` leaves it to the training loop to add :func:`moezoo.aux_loss`. ``attached`` adds their
+            gradient in the backward pass, so that any loop trains right; in a model with several MoE layers use
+            :func:`moezoo.moe.set_aux_mode`, which counts them: alone a layer takes itself for the only one.
 
     Raises:
         ConfigError: An argument is unknown or out of range.
@@ -57,10 +62,12 @@ class MoELayer(nn.Module):
         num_shared_experts: int = 0,
         normalize: bool | None = None,
         capacity_factor: float | None = None,
+        capacity_rule: str = "gshard",
         path: str = "auto",
         dropout: float = 0.0,
         router_args: Mapping[str, Any] | None = None,
         aux_weights: Mapping[str, float] | None = None,
+        aux_loss: str = "collected",
     ):
         super().__init__()
         self.dim = check_int("dim", dim, low=1)
@@ -73,6 +80,7 @@ class MoELayer(nn.Module):
             top_k=top_k,
             normalize=normalize,
             capacity_factor=capacity_factor,
+            capacity_rule=capacity_rule,
             router_args=router_args,
         )
         self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
@@ -81,7 +89,7 @@ class MoELayer(nn.Module):
             self.shared = SharedExperts(
                 dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=expert == "glu"
             )
-        self.aux = AuxCalls(check_aux_weights(aux_weights))
+        self.aux = AuxCalls(check_aux_weights(aux_weights), aux_loss)
 
     @property
     def num_experts(self) -> int:
@@ -91,17 +99,35 @@ class MoELayer(nn.Module):
     def top_k(self) -> int:
         return self.router.top_k
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, token_type: Tensor | None = None) -> Tensor:
+        """The mixture of every token.
+
+        Args:
+            x: (..., D). With three axes or more the first one is the sample, else all tokens are of one sample.
+            token_type: (...) int64 kind of each token, for routers that go by it.
+
+        Raises:
+            InputError: A shape or type does not fit.
+        """
         if x.dim() < 2 or x.shape[-1] != self.dim:
             raise InputError(f"MoELayer takes (..., {self.dim}), got {tuple(x.shape)}")
+        if token_type is not None:
+            if token_type.shape != x.shape[:-1] or token_type.dtype != torch.int64:
+                raise InputError(
+                    f"token_type must be int64 {tuple(x.shape[:-1])}, a kind for every token, got "
+                    f"{token_type.dtype} {tuple(token_type.shape)}"
+                )
+            token_type = token_type.reshape(-1)
         x_TD = x.reshape(-1, self.dim)
-        routing = self.router(x_TD)
+        routing = self.router(x_TD, samples=x.shape[0] if x.dim() > 2 else 1, token_type=token_type)
         if self.training:
             self.aux.add(routing)
         plan = make_plan(routing, static=self._static(x_TD))
         out_TD = plan.combine(self.experts(plan.gather(x_TD), plan))
         if self.shared is not None:
             out_TD = out_TD + self.shared(x_TD)
+        if self.training:
+            out_TD = self.aux.attach(out_TD, routing)
         return out_TD.reshape(x.shape)
 
     def _static(self, x_TD: Tensor) -> bool:
@@ -117,9 +143,8 @@ class MoELayer(nn.Module):
         """
         dropped = routing.dropped
         rows = int((~dropped).sum()) if has_values(dropped) else dropped.shape[0]
-        router = 2 * routing.num_tokens * self.dim * self.num_experts
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
-        return router + rows * self.experts.flops_per_row() + shared
+        return self.router.flops(routing) + rows * self.experts.flops_per_row() + shared
 
     def inactive_parameters(self) -> int:
         """Parameters of the routed experts that a token does not use."""

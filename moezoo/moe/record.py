@@ -54,7 +54,9 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
             shapes: list[torch.Size] = []
 
             def see_input(_module, args, kwargs, shapes=shapes):
-                shapes[:] = [next(t.shape for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))]
+                tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
+                # The tokens, not their types, which may come first among keywords.
+                shapes[:] = [next((t.shape for t in tensors if t.is_floating_point()), tensors[0].shape)]
 
             def see_routing(_module, _args, routing, name=name, host=host, shapes=shapes):
                 if torch._C._current_graph_task_id() != -1:

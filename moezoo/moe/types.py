@@ -10,7 +10,9 @@ Shape suffixes used all over ``moezoo.moe``:
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,11 +43,23 @@ class Routing:
     clean_logits: Tensor
     """(T, E) the logits before noise."""
     probs: Tensor
-    """(T, E) softmax of ``logits``."""
+    """(T, E) how likely each expert is; a token's sum to one. The softmax of ``logits`` unless the router says
+    otherwise."""
     dropped: Tensor
-    """(N,) bool: assignments that found their expert full and are not computed."""
+    """(N,) bool: assignments that are not computed: they found their expert full, or were never ``chosen``."""
     num_tokens: int
     num_experts: int
+    chosen: Tensor | None = None
+    """(N,) bool: False for a mere place, which keeps N fixed where the number of experts of a token varies. ``None``:
+    all were chosen. What was not chosen was not lost either: drops are ``dropped & chosen``."""
+    noise_std: Tensor | None = None
+    """() or (T, E) standard deviation of the noise in ``logits``; ``None`` without noise."""
+    penalty: Tensor | None = None
+    """() what the router itself adds to the loss, its coefficient included; ``None`` for nothing."""
+    samples: int = 1
+    """The tokens belong to this many samples, T / samples each, the sample first."""
+    token_type: Tensor | None = None
+    """(T,) int64 kind of each token (its modality), where the caller gave one."""
 
     @staticmethod
     def from_logits(
@@ -65,8 +79,7 @@ class Routing:
         Raises:
             ConfigError: ``top_k`` is not a whole number from 1 to E.
         """
-        num_tokens, num_experts = logits_TE.shape
-        top_k = check_int("top_k", top_k, low=1, high=num_experts)
+        top_k = check_int("top_k", top_k, low=1, high=logits_TE.shape[1])
         logits_TE = logits_TE.to(torch.promote_types(logits_TE.dtype, torch.float32))
         probs_TE = logits_TE.softmax(dim=-1)
         # A stable sort, not topk, whose order among equals is unspecified; of logits, since probabilities underflow to
@@ -75,30 +88,73 @@ class Routing:
         weight_TK = probs_TE.gather(1, chosen_TK)
         if normalize:
             weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
+        return Routing.from_choice(chosen_TK, weight_TK, logits_TE, clean_logits_TE=clean_logits_TE, probs_TE=probs_TE)
+
+    @staticmethod
+    def from_choice(
+        expert_TK: Tensor,
+        weight_TK: Tensor,
+        logits_TE: Tensor,
+        *,
+        clean_logits_TE: Tensor | None = None,
+        probs_TE: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
+    ) -> Routing:
+        """K experts for each token, decided by the caller.
+
+        Args:
+            expert_TK: (T, K) int64, a token's best first.
+            weight_TK: (T, K) the factors of their outputs.
+            logits_TE: (T, E) what the choice was made by.
+            clean_logits_TE: The logits before noise; ``None`` means ``logits_TE``.
+            probs_TE: ``None`` means the softmax of ``logits_TE``.
+            chosen_TK: (T, K) bool where a token may have fewer than K experts; the other places are not computed.
+        """
+        num_tokens, top_k = expert_TK.shape
         token_TK = torch.arange(num_tokens, device=logits_TE.device)[:, None].expand(-1, top_k)
-        expert_N = chosen_TK.reshape(-1)
+        expert_N = expert_TK.reshape(-1)
+        chosen_N = None if chosen_TK is None else chosen_TK.reshape(-1)
         return Routing(
             token_index=token_TK.reshape(-1),
             expert_index=expert_N,
             weight=weight_TK.reshape(-1),
             logits=logits_TE,
             clean_logits=logits_TE if clean_logits_TE is None else clean_logits_TE,
-            probs=probs_TE,
-            dropped=torch.zeros_like(expert_N, dtype=torch.bool),
+            probs=logits_TE.softmax(dim=-1) if probs_TE is None else probs_TE,
+            dropped=torch.zeros_like(expert_N, dtype=torch.bool) if chosen_N is None else ~chosen_N,
             num_tokens=num_tokens,
-            num_experts=num_experts,
+            num_experts=logits_TE.shape[1],
+            chosen=chosen_N,
+        )
+
+    @staticmethod
+    def from_mask(chosen_TE: Tensor, weight_TE: Tensor, logits_TE: Tensor, order_TE: Tensor | None = None) -> Routing:
+        """As many experts per token as ``chosen_TE`` (bool) marks: N is T * E always, so that shapes stay fixed.
+
+        A token's places go by falling ``order_TE`` (``None``: the logits), ties to the lowest index.
+        """
+        order_TE = logits_TE if order_TE is None else order_TE
+        expert_TE = order_TE.detach().sort(dim=-1, descending=True, stable=True).indices
+        return Routing.from_choice(
+            expert_TE, weight_TE.gather(1, expert_TE), logits_TE, chosen_TK=chosen_TE.gather(1, expert_TE)
         )
 
     def counts(self, *, dropped: bool = False) -> Tensor:
-        """(E,) float: assignments per expert; with ``dropped`` those that found it full are counted too."""
-        ones_N = torch.ones_like(self.weight) if dropped else (~self.dropped).to(self.weight.dtype)
+        """(E,) float: assignments per expert; with ``dropped`` those that found it full are counted too.
+
+        Assignments that were never ``chosen`` are in neither.
+        """
+        asked_for_N = torch.ones_like(self.dropped) if self.chosen is None else self.chosen
+        ones_N = asked_for_N if dropped else ~self.dropped
         zeros_E = torch.zeros(self.num_experts, dtype=self.weight.dtype, device=self.weight.device)
-        return zeros_E.scatter_add(0, self.expert_index, ones_N.detach())
+        return zeros_E.scatter_add(0, self.expert_index, ones_N.to(self.weight.dtype))
+
+    def num_dropped(self) -> Tensor:
+        """() int64: chosen assignments that found their expert full."""
+        return (self.dropped if self.chosen is None else self.dropped & self.chosen).sum()
 
     def detach(self) -> Routing:
         """The same routing without its autograd graph."""
-        tensors = {
-            name: getattr(self, name).detach()
-            for name in ("token_index", "expert_index", "weight", "logits", "clean_logits", "probs", "dropped")
-        }
-        return Routing(**tensors, num_tokens=self.num_tokens, num_experts=self.num_experts)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tensors: dict[str, Any] = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **tensors)

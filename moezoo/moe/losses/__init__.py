@@ -1,16 +1,46 @@
-"""Auxiliary losses: functions of a :class:`~moezoo.moe.types.Routing`, float32 scalars, finite also for no tokens.
+"""Auxiliary losses: functions of a :class:`~moezoo.moe.types.Routing`, float32 scalars, zero for no tokens.
 
 They never see a module. The gradient flows through the router's probabilities and logits only.
 """
 
-from moezoo.moe.losses.balance import importance_loss, load_balancing_loss
-from moezoo.moe.losses.zloss import router_z_loss
+from collections.abc import Callable
 
-AUX_LOSSES = {
+from torch import Tensor
+
+from moezoo.moe.losses.balance import importance_loss, load_balancing_loss, load_variance_loss
+from moezoo.moe.losses.budget import compute_budget_loss
+from moezoo.moe.losses.diversity import expert_diversity_loss
+from moezoo.moe.losses.entropy import global_entropy_loss, local_entropy_loss
+from moezoo.moe.losses.kl import kl_balance_loss
+from moezoo.moe.losses.load import load_loss
+from moezoo.moe.losses.zloss import prob_sq_loss, router_z_loss, z_loss
+from moezoo.moe.types import Routing
+
+AUX_LOSSES: dict[str, Callable[[Routing], Tensor]] = {
     "load_balancing": load_balancing_loss,
     "router_z": router_z_loss,
     "importance": importance_loss,
+    "load": load_loss,
+    "prob_sq": prob_sq_loss,
+    "kl_balance": kl_balance_loss,
+    "local_entropy": local_entropy_loss,
+    "global_entropy": global_entropy_loss,
+    "load_variance": load_variance_loss,
 }
-"""The kinds ``MoELayer(aux_weights=…)`` knows."""
+"""The kinds ``MoELayer(aux_weights=…)`` knows, each with its loss's default arguments."""
 
-__all__ = ["AUX_LOSSES", "importance_loss", "load_balancing_loss", "router_z_loss"]
+__all__ = [
+    "AUX_LOSSES",
+    "compute_budget_loss",
+    "expert_diversity_loss",
+    "global_entropy_loss",
+    "importance_loss",
+    "kl_balance_loss",
+    "load_balancing_loss",
+    "load_loss",
+    "load_variance_loss",
+    "local_entropy_loss",
+    "prob_sq_loss",
+    "router_z_loss",
+    "z_loss",
+]

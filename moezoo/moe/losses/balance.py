@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from moezoo.moe.checks import check_probability
+from moezoo.moe.losses.shares import assigned_share, mean_probs, squared_variation
 from moezoo.moe.types import Routing
 
 
@@ -14,11 +16,12 @@ def load_balancing_loss(routing: Routing, normalize_by_k: bool = True) -> Tensor
     expert i. Only P carries a gradient. An even load gives 1, one expert for everything gives E.
 
     Args:
-        routing: T tokens, N = T * K assignments.
-        normalize_by_k: ``f`` sums to one (DeepSpeed, MegaBlocks, Tutel); otherwise to K (transformers, flaxformer).
+        routing: T tokens and their assignments, T * K for plain top-k.
+        normalize_by_k: ``f`` sums to one (DeepSpeed, MegaBlocks, Tutel); otherwise to the assignments per token, which
+            is K (transformers, flaxformer).
     """
-    f_E = routing.counts(dropped=True) / max(_assignments(routing) if normalize_by_k else routing.num_tokens, 1)
-    return routing.num_experts * (f_E * _mean_probs(routing)).sum()
+    f_E = assigned_share(routing) if normalize_by_k else routing.counts(dropped=True) / max(routing.num_tokens, 1)
+    return routing.num_experts * (f_E * mean_probs(routing)).sum()
 
 
 def importance_loss(routing: Routing) -> Tensor:
@@ -26,15 +29,20 @@ def importance_loss(routing: Routing) -> Tensor:
 
     ``(std(I) / mean(I))^2`` with ``I_i = sum_t softmax(clean_logits)_ti`` and the population standard deviation.
     """
-    importance_E = routing.clean_logits.softmax(-1).sum(0)
-    mean = importance_E.mean()
-    variance = (importance_E - mean).square().mean()
-    return variance / mean.square().clamp_min(1e-20)
+    return squared_variation(routing.clean_logits.softmax(-1).sum(0))
 
 
-def _assignments(routing: Routing) -> int:
-    return routing.expert_index.shape[0]
+def load_variance_loss(routing: Routing, target: float | None = None) -> Tensor:
+    """``mean_i (P_i - target)^2``, the squared deviation of the experts' mean probability from a target.
 
+    Args:
+        routing: The routing.
+        target: Probability every expert should have on average; ``None`` means 1/E, which makes this the population
+            variance of the usage.
 
-def _mean_probs(routing: Routing) -> Tensor:
-    return routing.probs.sum(0) / max(routing.num_tokens, 1)
+    Raises:
+        ConfigError: ``target`` is not a number from 0 to 1.
+    """
+    target = 1 / routing.num_experts if target is None else check_probability("target", target)
+    # Without tokens there is nothing to miss a target with.
+    return (mean_probs(routing) - target * min(routing.num_tokens, 1)).square().mean()

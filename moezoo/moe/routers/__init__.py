@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from moezoo.errors import ConfigError
+from moezoo.moe.routers.adaptive import AdaptiveRouter, step_routers
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
 from moezoo.names import did_you_mean
@@ -16,18 +17,45 @@ C = TypeVar("C", bound=type[Router])
 
 routers: Registry[type[Router]] = Registry("router")
 routers.add("softmax_topk", SoftmaxTopKRouter)
+for _name, _class in {
+    "attentive": "AttentiveRouter",
+    "bpr_topk": "BatchPrioritizedRouter",
+    "cosine": "CosineRouter",
+    "dense_softmax": "DenseSoftmaxRouter",
+    "expert_choice": "ExpertChoiceRouter",
+    "group_limited": "GroupLimitedRouter",
+    "hash": "HashRouter",
+    "modality": "ModalityRouter",
+    "multihead": "MultiHeadRouter",
+    "noisy_topk": "NoisyTopKRouter",
+    "per_image": "PerImageRouter",
+    "random": "RandomRouter",
+    "relu": "ReLURouter",
+    "shazeer_topk": "ShazeerTopKRouter",
+    "sigmoid_bias": "SigmoidBiasRouter",
+    "threshold": "ThresholdRouter",
+    "top_p": "TopPRouter",
+}.items():
+    routers.add(_name, f"moezoo.moe.routers.{_name}:{_class}")
 
 
 def register_router(name: str) -> Callable[[C], C]:
     """Class decorator: ``@register_router("mine") class Mine(Router)`` makes ``MoELayer(router="mine")`` work.
 
-    The class is called as ``cls(dim, num_experts, top_k=…, normalize=…, capacity_factor=…, **router_args)``.
+    The class is called as ``cls(dim, num_experts, top_k=…, normalize=…, capacity_factor=…, **router_args)``, with
+    ``capacity_rule=…`` too where a layer is given one.
     """
     return routers.register(name)
 
 
 def build_router(
-    name: str, dim: int, num_experts: int, *, router_args: Mapping[str, Any] | None = None, **shared: Any
+    name: str,
+    dim: int,
+    num_experts: int,
+    *,
+    capacity_rule: str = "gshard",
+    router_args: Mapping[str, Any] | None = None,
+    **shared: Any,
 ) -> Router:
     """The router registered under ``name``; ``shared`` are the arguments of every router, ``router_args`` its own.
 
@@ -36,6 +64,8 @@ def build_router(
         ConfigError: ``router_args`` names an argument that this router does not have, or a value is out of range.
     """
     cls = routers.get(name)
+    if capacity_rule != "gshard":  # the default is not handed on, for routers written without this argument
+        shared["capacity_rule"] = capacity_rule
     if not isinstance(router_args, (Mapping, type(None))):
         raise ConfigError(f"router_args={router_args!r} is not allowed: it must map arguments of the router to values.")
     allowed = own_arguments(cls)
@@ -60,4 +90,12 @@ def own_arguments(cls: type[Router]) -> list[str]:
     return [name for name in dict.fromkeys(own) if name not in inspect.signature(Router.__init__).parameters]
 
 
-__all__ = ["Router", "SoftmaxTopKRouter", "build_router", "register_router", "routers"]
+__all__ = [
+    "AdaptiveRouter",
+    "Router",
+    "SoftmaxTopKRouter",
+    "build_router",
+    "register_router",
+    "routers",
+    "step_routers",
+]

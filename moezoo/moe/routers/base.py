@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError, NonFiniteError
-from moezoo.moe.checks import check_int, check_positive
-from moezoo.moe.dispatch.capacity import apply_capacity
+from moezoo.moe.checks import check_choice, check_int, check_positive
+from moezoo.moe.dispatch.capacity import CAPACITY_RULES, apply_capacity
 from moezoo.moe.types import Routing, has_values
 
 
@@ -23,12 +24,18 @@ class Router(nn.Module, ABC):
         top_k: Experts per token K.
         normalize: Whether a token's K weights sum to one. ``None`` means ``top_k > 1``: with one expert a weight
             renormalised to 1 would leave the router without a gradient.
-        capacity_factor: ``None`` is dropless. Otherwise an expert takes at most ``ceil(capacity_factor * T * K / E)``
-            assignments and the rest are dropped.
+        capacity_factor: ``None`` is dropless. Otherwise an expert takes at most as many assignments as
+            ``capacity_rule`` says and the rest are dropped.
+        capacity_rule: ``gshard`` (``ceil(capacity_factor * T * K / E)``), ``vmoe``, ``tutel``, ``megablocks`` or
+            ``lucidrains``: see :data:`~moezoo.moe.dispatch.capacity.CAPACITY_RULES`.
 
     Raises:
-        ConfigError: An argument is out of range, or ``normalize=True`` with ``top_k=1``.
+        ConfigError: An argument is out of range, ``normalize=True`` with ``top_k=1``, or a ``capacity_rule`` without a
+            ``capacity_factor``.
     """
+
+    priority = "choice"
+    """Whom a full expert serves first: see :func:`~moezoo.moe.dispatch.capacity.apply_capacity`."""
 
     def __init__(
         self,
@@ -38,6 +45,7 @@ class Router(nn.Module, ABC):
         top_k: int = 1,
         normalize: bool | None = None,
         capacity_factor: float | None = None,
+        capacity_rule: str = "gshard",
     ):
         super().__init__()
         self.dim = check_int("dim", dim, low=1)
@@ -52,24 +60,72 @@ class Router(nn.Module, ABC):
             )
         self.normalize = top_k > 1 if normalize is None else normalize
         self.capacity_factor = None if capacity_factor is None else check_positive("capacity_factor", capacity_factor)
+        self.capacity_rule = check_choice("capacity_rule", capacity_rule, CAPACITY_RULES)
+        if capacity_factor is None and capacity_rule != "gshard":
+            raise ConfigError(f"capacity_rule={capacity_rule!r} does nothing without a capacity_factor.")
 
     @abstractmethod
     def route(self, x_TD: Tensor) -> Routing:
         """The routing before capacity, computed in float32 at least."""
 
-    def forward(self, x_TD: Tensor) -> Routing:
+    def route_samples(self, x_TD: Tensor, samples: int, token_type: Tensor | None) -> Routing:
+        """:meth:`route` for routers that also look at samples or token types; the others ignore both."""
+        return self.route(x_TD)
+
+    def limit(self, routing: Routing) -> Routing:
+        """``routing`` with the assignments marked as dropped that exceed the capacity."""
+        if self.capacity_factor is None:
+            return routing
+        return apply_capacity(
+            routing, self.capacity_factor, top_k=self.top_k, rule=self.capacity_rule, priority=self.priority
+        )
+
+    def forward(self, x_TD: Tensor, *, samples: int = 1, token_type: Tensor | None = None) -> Routing:
+        """Route T tokens.
+
+        Args:
+            x_TD: The tokens of ``samples`` samples, T / samples each, the sample first.
+            samples: 1 makes one sample of all tokens.
+            token_type: (T,) int64, the kind of each token, for routers that go by it.
+
+        Raises:
+            NonFiniteError: In training, the logits hold NaN or infinity.
+        """
         # Near-ties flip experts in half precision, so routing leaves autocast (which the meta device does not know).
         with nullcontext() if x_TD.is_meta else torch.autocast(x_TD.device.type, enabled=False):
-            routing = self.route(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)))
+            x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
+            routing = self.route_samples(x_TD, samples, token_type)
             if self.training and not torch.compiler.is_compiling() and not _all_finite(routing.logits):
                 raise NonFiniteError(
                     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "
                     "(check the batch and the learning rate). Nothing was changed by this step."
                 )
-            return routing if self.capacity_factor is None else apply_capacity(routing, self.capacity_factor)
+            return self.limit(dataclasses.replace(routing, samples=samples, token_type=token_type))
+
+    def flops(self, routing: Routing) -> int:
+        """FLOPs (2 x multiply-adds of the matrix products) of making ``routing``: each matrix once per token."""
+        return 2 * routing.num_tokens * sum(p.numel() for p in self.parameters() if p.dim() > 1)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_experts={self.num_experts}, top_k={self.top_k}, normalize={self.normalize}"
+
+
+def linear_weight(num_experts: int, dim: int) -> nn.Parameter:
+    """(E, D) weight of a linear router, small enough to start with nearly even probabilities."""
+    weight = nn.Parameter(torch.empty(num_experts, dim))
+    nn.init.trunc_normal_(weight, std=0.02)
+    return weight
+
+
+def first_choices(score_TE: Tensor, top_k: int) -> Tensor:
+    """(T, K) the experts of the highest scores, best first; ties go to the lowest index."""
+    # A stable sort, not topk, whose order among equals is unspecified.
+    return score_TE.detach().sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+
+
+def shares(weight_TK: Tensor) -> Tensor:
+    """Each token's weights divided by their sum; where that is zero they stay zero."""
+    return weight_TK / weight_TK.sum(-1, keepdim=True).clamp_min(torch.finfo(weight_TK.dtype).tiny)
 
 
 def _all_finite(logits_TE: Tensor) -> bool:

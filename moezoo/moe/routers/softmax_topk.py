@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.checks import check_positive
-from moezoo.moe.routers.base import Router
+from moezoo.moe.routers.base import Router, linear_weight
+from moezoo.moe.routers.noise import noisy_top_k
 from moezoo.moe.types import Routing
 
 
@@ -25,14 +26,10 @@ class SoftmaxTopKRouter(Router):
         super().__init__(dim, num_experts, **shared)
         self.noise_std = check_positive("noise_std", noise_std, zero=True)
         self.jitter = check_positive("jitter", jitter, zero=True)
-        self.weight = nn.Parameter(torch.empty(num_experts, dim))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        self.weight = linear_weight(num_experts, dim)
 
     def route(self, x_TD: Tensor) -> Routing:
-        weight_ED = self.weight.to(x_TD.dtype)
         if self.training and self.jitter:
             x_TD = x_TD * torch.empty_like(x_TD).uniform_(1.0 - self.jitter, 1.0 + self.jitter)
-        clean_TE = F.linear(x_TD, weight_ED)
-        noisy = self.training and self.noise_std > 0
-        logits_TE = clean_TE + torch.randn_like(clean_TE) * self.noise_std if noisy else clean_TE
-        return Routing.from_logits(logits_TE, self.top_k, self.normalize, clean_logits_TE=clean_TE)
+        clean_TE = F.linear(x_TD, self.weight.to(x_TD.dtype))
+        return noisy_top_k(clean_TE, self.noise_std if self.training else 0.0, self.top_k, self.normalize)

@@ -1,0 +1,97 @@
+"""The MoE layer that takes an MLP's place, and whether it computes what the MLP did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from moezoo.backbones.mlps import DenseMLP
+from moezoo.config import STRICT
+from moezoo.moe.layer import MoELayer
+from moezoo.moe.upcycling import ExpertInit
+
+
+@dataclass(frozen=True)
+class UpcycleConfig:
+    """What :func:`upcycle` may be told of the MoE layers; the rest is read off the MLPs."""
+
+    __pydantic_config__ = STRICT
+
+    num_experts: int
+    top_k: int = 1
+    init: str = "copy"
+    noise_std: float | None = None
+    partition: str | None = None
+    router: str = "softmax_topk"
+    normalize: bool | None = None
+    capacity_factor: float | None = None
+    path: str = "auto"
+    router_args: dict[str, Any] | None = None
+    aux_weights: dict[str, float] | None = None
+
+
+def build_layer(
+    dim: int, hidden_dim: int, dense: DenseMLP | None, options: UpcycleConfig, start: ExpertInit
+) -> MoELayer:
+    """The MoE layer for an MLP; its experts' weights are still random.
+
+    Args:
+        dim: Token width.
+        hidden_dim: Hidden width of an expert.
+        dense: What the MLP is; ``None`` for a plain one.
+        options: What the user asked for.
+        start: The same, as far as it concerns the experts' weights.
+
+    Raises:
+        ConfigError: What a layer refuses.
+    """
+    force = options.top_k == 1 and options.normalize is True  # what the layer alone refuses: see upcycle's top_k
+    layer = MoELayer(
+        dim,
+        num_experts=options.num_experts,
+        top_k=options.top_k,
+        router=options.router,
+        expert=dense.expert if dense else "mlp",
+        hidden_dim=hidden_dim,
+        activation=dense.activation if dense else "gelu",
+        normalize=None if force else options.normalize,
+        capacity_factor=options.capacity_factor,
+        path=options.path,
+        dropout=dense.dropout if dense else 0.0,
+        router_args=options.router_args,
+        aux_weights=options.aux_weights,
+    )
+    if force:
+        layer.router.normalize = True
+    if start.method == "partition" and options.top_k == options.num_experts:
+        for parameter in layer.router.parameters():  # equal weights, so that the parts add up to the MLP
+            nn.init.zeros_(parameter)
+    return layer
+
+
+def why_not_preserved(options: UpcycleConfig, start: ExpertInit) -> str:
+    """Why upcycled MLPs compute something else than before, found out on a small layer; empty if they do not.
+
+    Raises:
+        ConfigError: What a layer refuses.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        layer = build_layer(8, 4, None, options, start).eval()
+        routing = layer.router(torch.randn(64, 8)).detach()
+    E, K = options.num_experts, options.top_k
+    if options.capacity_factor is not None or bool(routing.dropped.any()):
+        return "a full expert drops tokens"
+    if start.method == "noise":
+        return "the experts are noisy copies"
+    if start.method == "partition":
+        if start.partition == "importance":
+            return "every expert draws its own hidden units"
+        if K < E:
+            return f"a token uses {K} of the MLP's {E} parts"
+        equal = len(routing.weight) == 64 * E and torch.allclose(routing.weight, torch.tensor(1 / E))
+        return "" if equal else "the router does not weight all parts equally"
+    sums = torch.zeros(64).index_add(0, routing.token_index, routing.weight.float())
+    return "" if torch.allclose(sums, torch.tensor(1.0)) else "the router's weights of a token do not sum to one"

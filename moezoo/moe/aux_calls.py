@@ -1,0 +1,98 @@
+"""The auxiliary losses of one layer: kept for :func:`moezoo.aux_loss`, or attached to the layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from moezoo.errors import ConfigError
+from moezoo.moe.attach import Switch, attach_loss
+from moezoo.moe.checks import check_choice, check_positive
+from moezoo.moe.losses import AUX_LOSSES
+from moezoo.moe.types import Routing
+
+MODES = ("collected", "attached")
+DEFAULT_WEIGHTS = {"load_balancing": 0.01, "router_z": 0.001}
+PENALTY = "penalty"
+"""The kind of what a router itself adds (``Routing.penalty``): always there, its coefficient included."""
+
+
+def check_aux_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+    """``weights`` by kind of loss, checked; ``None`` gives the defaults."""
+    if weights is None:
+        return dict(DEFAULT_WEIGHTS)
+    if not isinstance(weights, Mapping):
+        raise ConfigError(f"aux_weights={weights!r} is not allowed: it must map {', '.join(AUX_LOSSES)} to weights.")
+    return {
+        check_choice("aux_weights", kind, AUX_LOSSES): check_positive(f"aux_weights[{kind!r}]", value, zero=True)
+        for kind, value in weights.items()
+    }
+
+
+class AuxCalls:
+    """The auxiliary losses of one layer's calls. Copies and pickles carry the settings, never the graph."""
+
+    def __init__(self, weights: dict[str, float], mode: str = "collected"):
+        self.weights = weights
+        self.attached = check_choice("aux_loss", mode, MODES) == "attached"
+        self.layers: dict[str, int] = {}
+        """Attached: how many layers of the model have each kind, this one included; 1 for a kind not named."""
+        self.scale: float | Callable[[], float] = 1.0
+        """Attached: the factor of the gradient."""
+        self.switch = Switch()
+        """Attached: what :func:`silence` turns off."""
+        self.calls: list[dict[str, Tensor]] = []
+        """Collected: the weighted losses of each call, by kind."""
+        self.keep = False
+        """Append to the calls instead of replacing them: a root's forward or ``collect_aux`` is open."""
+        self.pinned = False
+        """``collect_aux`` is open, so a new forward does not clear the calls."""
+        self.graphless = False
+        """One of the calls ran with gradients switched off."""
+
+    def add(self, routing: Routing) -> None:
+        """Collected: compute and keep the losses of one call. A recomputation for checkpointing is not a call."""
+        if self.attached:
+            return
+        terms = self._terms(routing)
+        # A recomputation must save the same tensors as the first run did, so it computes the terms and drops them.
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            return
+        earlier = self.calls if self.keep else []
+        self.graphless = (bool(earlier) and self.graphless) or not torch.is_grad_enabled()
+        self.calls = [*earlier, terms]
+
+    def attach(self, output: Tensor, routing: Routing) -> Tensor:
+        """Attached: ``output`` unchanged, with the losses of its call riding on it. Nothing to do without gradients.
+
+        A recomputation is treated as any call: what counts is the graph that is walked back, and that is one of them.
+        """
+        if not self.attached or not torch.is_grad_enabled():
+            return output
+        terms = [term / self.layers.get(kind, 1) for kind, term in self._terms(routing).items()]
+        if not terms:
+            return output
+        scale = self.scale() if callable(self.scale) else self.scale
+        # A compiled graph could not look the switch up later.
+        switch = None if torch.compiler.is_compiling() else self.switch
+        return attach_loss(output, scale * torch.stack(terms).sum(), switch)
+
+    def _terms(self, routing: Routing) -> dict[str, Tensor]:
+        terms = {kind: weight * AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight}
+        return terms if routing.penalty is None else {**terms, PENALTY: routing.penalty}
+
+    def __getstate__(self) -> dict:
+        fresh = AuxCalls(self.weights)
+        fresh.attached, fresh.layers = self.attached, self.layers
+        fresh.scale = 1.0 if callable(self.scale) else self.scale
+        return fresh.__dict__
+
+
+def aux_calls(model: nn.Module, *, training_only: bool = False) -> Iterator[AuxCalls]:
+    """Of every layer; ``training_only`` leaves out layers put in evaluation mode, whose calls are old ones."""
+    for module in model.modules():
+        calls = getattr(module, "aux", None)
+        if isinstance(calls, AuxCalls) and (module.training or not training_only):
+            yield calls

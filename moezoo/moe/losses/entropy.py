@@ -1,0 +1,32 @@
+"""Entropy losses: every token sure of its experts, all experts used (Mustafa et al. 2022, "LIMoE", section 2.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from moezoo.moe.checks import check_positive
+from moezoo.moe.losses.shares import entropy, mean_probs
+from moezoo.moe.types import Routing
+
+
+def local_entropy_loss(routing: Routing) -> Tensor:
+    """Mean over tokens of ``H(p_t)``: small when each token is sure where to go. From 0 to log E."""
+    return entropy(routing.probs).sum() / max(routing.num_tokens, 1)
+
+
+def global_entropy_loss(routing: Routing, threshold: float | None = None) -> Tensor:
+    """``-H(P)`` of the mean probabilities P: small when the experts are used evenly. From -log E to 0.
+
+    Args:
+        routing: The routing.
+        threshold: With one the loss is ``max(0, threshold - H(P))``, which asks for no more than that entropy:
+            ``log(n)`` for at least n experts in use.
+
+    Raises:
+        ConfigError: ``threshold`` is not a finite number of at least 0.
+    """
+    negative = -entropy(mean_probs(routing))
+    if threshold is None:
+        return negative
+    # Without tokens there is no entropy to ask for.
+    return (check_positive("threshold", threshold, zero=True) * min(routing.num_tokens, 1) + negative).clamp_min(0)

@@ -1,0 +1,87 @@
+"""Expert choice (Zhou et al. 2022, "Mixture-of-Experts with Expert Choice Routing", eq. 2-3): experts pick tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moezoo.moe.checks import check_choice
+from moezoo.moe.dispatch.capacity import expert_capacity
+from moezoo.moe.routers.base import Router, linear_weight
+from moezoo.moe.types import Routing
+
+SCOPES = ("sample", "batch")
+
+
+class ExpertChoiceRouter(Router):
+    """Every expert takes its C most probable tokens: the load is even by construction, and nothing is dropped.
+
+    ``probs`` are a softmax over experts, and the weights are these. A token may get any number of experts, also none.
+    C is the capacity of ``T * top_k / E`` tokens (``top_k`` experts per token on average) and at most T.
+
+    Args:
+        scope: ``sample`` picks within each sample, so that no result depends on the rest of the batch; ``batch`` picks
+            among all tokens, so that it does. T is the number of tokens in the scope.
+        normalize: Divide a token's weights by their sum; ``None`` means ``False``, as in the paper.
+        capacity_factor: Multiplies C; ``None`` means 1.
+
+    The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        *,
+        scope: str = "sample",
+        normalize: bool | None = None,
+        capacity_factor: float | None = None,
+        **shared,
+    ):
+        factor = 1.0 if capacity_factor is None else capacity_factor
+        super().__init__(dim, num_experts, normalize=normalize or False, capacity_factor=factor, **shared)
+        self.scope = check_choice("scope", scope, SCOPES)
+        self.weight = linear_weight(num_experts, dim)
+
+    def route(self, x_TD: Tensor) -> Routing:
+        return self.route_samples(x_TD, 1, None)
+
+    def route_samples(self, x_TD: Tensor, samples: int, token_type: Tensor | None) -> Routing:
+        num_tokens, num_experts = x_TD.shape[0], self.num_experts
+        logits_TE = F.linear(x_TD, self.weight.to(x_TD.dtype))
+        probs_TE = logits_TE.softmax(-1)
+        scopes = samples if self.scope == "sample" and num_tokens > 0 else 1
+        size = num_tokens // scopes
+        # By log-probabilities, which still differ where probabilities underflow to ties.
+        log_SLE = logits_TE.detach().log_softmax(-1).view(scopes, size, num_experts)
+        order_SLE = log_SLE.sort(dim=1, descending=True, stable=True).indices
+        picked_SCE = order_SLE[:, : self._capacity(size)]
+        offset_S = size * torch.arange(scopes, device=x_TD.device)
+        token_N = (picked_SCE + offset_S[:, None, None]).reshape(-1)
+        expert_N = torch.arange(num_experts, device=x_TD.device).expand(picked_SCE.shape).reshape(-1)
+        token_N, order_N = token_N.sort(stable=True)
+        expert_N = expert_N[order_N]
+        weight_N = probs_TE[token_N, expert_N]
+        if self.normalize:
+            total_T = torch.zeros_like(probs_TE[:, 0]).index_add(0, token_N, weight_N)
+            weight_N = weight_N / total_T[token_N]
+        return Routing(
+            token_index=token_N,
+            expert_index=expert_N,
+            weight=weight_N,
+            logits=logits_TE,
+            clean_logits=logits_TE,
+            probs=probs_TE,
+            dropped=torch.zeros_like(token_N, dtype=torch.bool),
+            num_tokens=num_tokens,
+            num_experts=num_experts,
+        )
+
+    def limit(self, routing: Routing) -> Routing:
+        return routing
+
+    def _capacity(self, num_tokens: int) -> int:
+        factor = self.capacity_factor or 1.0
+        capacity = expert_capacity(num_tokens, self.top_k, self.num_experts, factor, self.capacity_rule)
+        return torch.sym_min(capacity, num_tokens)  # type: ignore[return-value]

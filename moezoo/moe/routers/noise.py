@@ -1,0 +1,21 @@
+"""Gaussian noise on router logits, kept in the routing for the losses that need its size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from moezoo.moe.types import Routing
+
+
+def noisy_top_k(clean_TE: Tensor, noise_std: float | Tensor, top_k: int, normalize: bool) -> Routing:
+    """Softmax top-k of the logits with noise of standard deviation ``noise_std`` (a number, or (T, E)); 0 adds none."""
+    if not isinstance(noise_std, Tensor):
+        if noise_std == 0:
+            return Routing.from_logits(clean_TE, top_k, normalize)
+        noise_std = clean_TE.new_full((), noise_std)
+    logits_TE = clean_TE + torch.randn_like(clean_TE) * noise_std
+    routing = Routing.from_logits(logits_TE, top_k, normalize, clean_logits_TE=clean_TE)
+    return dataclasses.replace(routing, noise_std=noise_std)

@@ -1,0 +1,23 @@
+"""V-MoE's noisy top-k (Riquelme et al. 2021, "Scaling Vision with Sparse Mixture of Experts", eq. 2 and appendix A)."""
+
+from __future__ import annotations
+
+from moezoo.moe.checks import check_positive
+from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
+
+
+class NoisyTopKRouter(SoftmaxTopKRouter):
+    """``softmax(W x + noise)``, then the best K: the softmax comes first and the K weights are not renormalised.
+
+    The noise is Gaussian with standard deviation ``sigma / E``, in training only.
+
+    Args:
+        sigma: The noise's size before the division by E; 1 in the paper.
+        normalize: ``None`` means ``False``, as in the paper.
+
+    The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
+    """
+
+    def __init__(self, dim: int, num_experts: int, *, sigma: float = 1.0, normalize: bool | None = None, **shared):
+        noise_std = check_positive("sigma", sigma, zero=True) / num_experts
+        super().__init__(dim, num_experts, noise_std=noise_std, normalize=normalize or False, **shared)

@@ -1,0 +1,101 @@
+"""Every built-in router with the arguments the shared tests build it with, and what each may claim."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moezoo.moe import MoELayer
+
+CASES: dict[str, dict[str, Any]] = {
+    "attentive": {"key_dim": 3},
+    "bpr_topk": {},
+    "cosine": {"projection_dim": 3},
+    "dense_softmax": {"temperature": 0.7},
+    "expert_choice": {},
+    "group_limited": {"num_groups": 2},
+    "hash": {},
+    "hash_types": {"key": "token_type"},
+    "modality": {},
+    "multihead": {"num_heads": 3},
+    "noisy_topk": {},
+    "per_image": {},
+    "random": {},
+    "relu": {},
+    "shazeer_topk": {},
+    "sigmoid_bias": {"route_scale": 1.5},
+    "softmax_topk": {},
+    "threshold": {},
+    "top_p": {"p": 0.5},
+}
+NAMES = sorted(CASES)
+FIXED = {"hash", "hash_types", "modality", "random"}
+"""Without parameters."""
+BY_POSITION = {"hash", "random"}
+"""A token's experts go by its place, so that moving it moves them."""
+DYNAMIC = {"relu", "threshold", "top_p"}
+"""The number of a token's experts varies."""
+NO_DENSE_LIMIT = {"relu", "threshold"}
+"""With K = E they are no mixture weighted by ``probs``."""
+
+
+def registered(name: str) -> str:
+    return "hash" if name == "hash_types" else name
+
+
+def build(name: str, dim: int = 4, num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
+    """A layer in float64 with spread weights: routers start near zero, where mistakes hide."""
+    router_args = {**CASES[name], **args.pop("router_args", {})}
+    if name == "group_limited" and (num_experts % 2 or top_k > num_experts // 2):
+        router_args["num_groups"] = 1
+    if name == "dense_softmax":
+        top_k = num_experts
+    if name == "modality" and num_experts % top_k:
+        router_args.setdefault("experts_of_type", [tuple(range(top_k)), num_experts - 1])
+    layer = MoELayer(
+        dim,
+        num_experts=num_experts,
+        top_k=top_k,
+        router=registered(name),
+        router_args=router_args,
+        hidden_dim=5,
+        **args,
+    )
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p))
+    return layer.double()
+
+
+def types_for(name: str, layer: MoELayer, shape: tuple[int, ...]) -> Tensor | None:
+    """Token types where the router goes by them."""
+    if name not in ("modality", "hash_types"):
+        return None
+    return torch.randint(getattr(layer.router, "num_types", 7), shape)
+
+
+def route(layer: MoELayer, x: Tensor, token_type: Tensor | None = None):
+    """The routing of one call of the layer."""
+    seen = []
+    handle = layer.router.register_forward_hook(lambda _m, _a, routing: seen.append(routing))
+    layer(x, token_type=token_type)
+    handle.remove()
+    return seen[0]
+
+
+def choices(routing) -> list[dict[int, float]]:
+    """Per token its computed experts and their weights."""
+    tokens: list[dict[int, float]] = [{} for _ in range(routing.num_tokens)]
+    for t, e, w, dropped in zip(
+        routing.token_index.tolist(),
+        routing.expert_index.tolist(),
+        routing.weight.tolist(),
+        routing.dropped.tolist(),
+        strict=True,
+    ):
+        if not dropped:
+            assert e not in tokens[t]
+            tokens[t][e] = w
+    return tokens
