@@ -2,13 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 from transformers_models import SAM
 
 import moezoo

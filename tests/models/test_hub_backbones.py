@@ -1,13 +1,10 @@
 """``entity_moe/hf:user/repo``: transformers backbones by name, through the real client and a loopback Hub."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 from transformers_models import SAM, STAGES, VIT
 
 import moezoo

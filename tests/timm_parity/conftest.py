@@ -5,8 +5,6 @@ import timm
 import torch
 from safetensors.torch import save
 
-SLIM = {"num_experts": 2, "num_experts_shared": 1, "expert_dim": 8, "mlp_ratio": 0.1}
-
 
 @pytest.fixture
 def publish(hub):

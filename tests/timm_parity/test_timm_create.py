@@ -4,8 +4,8 @@ import pytest
 import timm
 import timm.optim
 import torch
-from conftest import SLIM
 from PIL import Image
+from slim import SLIM
 from timm.models._manipulate import group_parameters
 
 import moezoo

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SLIM
+from slim import SLIM
 
 import moezoo
 from moezoo.backbones.inject import adapters_of

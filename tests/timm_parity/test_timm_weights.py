@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from conftest import SLIM
 from safetensors.torch import save_file
+from slim import SLIM
 
 import moezoo
 from moezoo.backbones.inject import adapters_of
