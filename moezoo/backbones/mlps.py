@@ -78,7 +78,7 @@ def is_pointwise(module: nn.Module) -> bool:
 
 def widths(layer: nn.Module) -> tuple[int, int]:
     """Channels in and out of a pointwise layer."""
-    return (layer.weight.shape[1], layer.weight.shape[0])  # type: ignore[index,union-attr,return-value]
+    return (layer.weight.shape[1], layer.weight.shape[0])  # type: ignore[index,return-value]
 
 
 def activation_of(function: Any) -> str | None:
@@ -156,6 +156,7 @@ def _fits(shapes: list[tuple[int, int]]) -> bool:
 
 def _formulas(layers: list[str]) -> list[tuple[str, tuple[str, ...], bool, str]]:
     """(expert, inputs, value_first, activation) of everything that these layers might be."""
+    kinds: list[tuple[str, tuple[str, ...], bool]]
     if len(layers) == 3:
         first, second = layers[:2]
         kinds = [("glu", (first, second), False), ("glu", (second, first), False)]

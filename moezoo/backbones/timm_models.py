@@ -144,7 +144,8 @@ def _describe_data(model: nn.Module, config: BackboneFields, size: Any) -> None:
     cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     channels, *sides = cfg["input_size"]
     in_chans = config.in_chans or channels
-    if size is not None:
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) if size is None else size
+    if size is not None:  # also where timm states another size than it builds (vitamin_xlarge_336)
         sides = [size, size] if isinstance(size, int) else list(size)
     if in_chans != channels:
         for key in ("mean", "std"):  # one value per channel, else Normalize would broadcast a grey image to three

@@ -171,13 +171,13 @@ def _swap(model: nn.Module, places: list[Place], made: list[UpcycledMLP], size: 
         new.update({name: nn.Identity() for name in place.idle})
     old = {name: model.get_submodule(name) for name in new}
     try:
-        for name, module in new.items():
-            model.set_submodule(name, module)
+        for name, part in new.items():
+            model.set_submodule(name, part)
         traced = trace(model, size)
         for place in places:
             if not traced.called_once(place.module):
                 raise InjectionError(f"{place.module!r} cannot be upcycled: the model does not call it as a module.")
     except Exception:
-        for name, module in old.items():
-            model.set_submodule(name, module)
+        for name, part in old.items():
+            model.set_submodule(name, part)
         raise

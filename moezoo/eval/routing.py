@@ -46,10 +46,10 @@ class LoadCounter:
         """Count the assignments of ``records``; calls of the same layer are added together."""
         for record in records:
             routing, name = record.routing, record.name
-            counts = torch.bincount(routing.expert_index, minlength=routing.num_experts).cpu()
+            counts = routing.counts(dropped=True).to(torch.int64).cpu()
             self._counts[name] = self._counts.get(name, 0) + counts
             self._tokens[name] = self._tokens.get(name, 0) + routing.num_tokens
-            self._dropped[name] = self._dropped.get(name, 0) + int(routing.dropped.sum())
+            self._dropped[name] = self._dropped.get(name, 0) + int(routing.num_dropped())
 
     def report(self) -> tuple[LayerLoad, ...]:
         """One :class:`LayerLoad` per layer, in the order they ran."""

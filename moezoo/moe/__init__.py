@@ -6,7 +6,7 @@ from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
 from moezoo.moe.experts import register_experts
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.record import RoutingRecord, record_routing
-from moezoo.moe.routers import register_router
+from moezoo.moe.routers import register_router, step_routers
 from moezoo.moe.types import Routing
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "register_router",
     "set_aux_mode",
     "set_aux_scale",
+    "step_routers",
 ]

@@ -15,6 +15,7 @@ from moezoo.data import Splits
 from moezoo.errors import NonFiniteError
 from moezoo.eval import classification_metrics, evaluate, predict
 from moezoo.moe.aux import aux_loss
+from moezoo.moe.routers import step_routers
 from moezoo.train.config import TrainingConfig
 from moezoo.train.device import make_accelerator
 from moezoo.train.health import CollapseWatch
@@ -164,6 +165,7 @@ class _Run:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), config.grad_clip, norm)
         self.optimizer.step()
         if not accelerator.optimizer_step_was_skipped:
+            step_routers(self.model)
             self.schedule.step()
         return task.item(), aux.item(), norm.item() if torch.isfinite(norm) else 0.0
 

@@ -139,7 +139,7 @@ def test_layers_of_a_block_that_is_no_mlp_itself_give_way_one_by_one():
 
 def test_a_norm_before_the_mlp_stays_where_it_was():
     torch.manual_seed(0)
-    model = timm.create_model("tiny_vit_5m_224", depths=(1, 1, 1, 1), img_size=64).eval()
+    model = timm.create_model("tiny_vit_5m_224", depths=(1, 1, 1, 1)).eval()
     reference = copy.deepcopy(model)
     moezoo.upcycle(model, "last", num_experts=2, top_k=2)
     (site,) = model.upcycle_report.sites
@@ -147,7 +147,7 @@ def test_a_norm_before_the_mlp_stays_where_it_was():
     assert kept.weight.shape == reference.get_submodule(site.name).norm.weight.shape
     with torch.no_grad():
         reference.get_submodule(site.name).norm.weight.mul_(3)
-    x = torch.randn(1, 3, 64, 64)
+    x = torch.randn(1, 3, 224, 224)
     assert measure_gap(model, reference, x) > 1e-3
     model.load_state_dict(reference.state_dict(), strict=True)
     assert measure_gap(model, reference, x) < 1e-5

@@ -187,3 +187,10 @@ def test_preprocessing_follows_the_size_and_channels_asked_for():
     data = timm.data.resolve_model_data_config(model)
     assert data["input_size"] == (1, 96, 96)
     assert len(data["mean"]) == len(data["std"]) == 1
+
+
+def test_the_stated_size_is_the_one_the_model_takes():
+    """timm states 256 for a model that it builds for 336."""
+    with torch.device("meta"):
+        model = moezoo.create_model("entity_moe/vitamin_xlarge_336", **SLIM).eval()
+    assert model.pretrained_cfg["input_size"] == (3, 336, 336)

@@ -25,7 +25,7 @@ def _vmoe(T: int, K: int, E: int, factor: float) -> int:
 
 
 def _tutel(T: int, K: int, E: int, factor: float) -> int:
-    return K * math.floor(factor * ((T + E - 1) // E))
+    return K * math.floor(factor * math.ceil(T / E))
 
 
 def _megablocks(T: int, K: int, E: int, factor: float) -> int:

@@ -69,7 +69,7 @@ def test_capacity_rules_follow_an_exported_dynamic_batch(rule):
     layer = build("bpr_topk", capacity_factor=0.6, capacity_rule=rule).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     x = torch.randn(3, 7, 4, dtype=torch.float64)
-    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: batch}, "token_type": None}).module()
+    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: batch}}).module()
     for size in (3, 1, 8):
         x = torch.randn(size, 7, 4, dtype=torch.float64)
         torch.testing.assert_close(program(x), layer(x))
