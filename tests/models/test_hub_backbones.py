@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers_models import SAM, STAGES, VIT
+from transformers_models import MAKERS, SAM, STAGES, VIT
 
 import moezoo
 from moezoo.backbones.inject import adapters_of
@@ -245,3 +245,30 @@ def test_sam_by_its_hub_name_is_the_preset():
         "entity_moe/hf:someone/sam", backbone_args={"model_type": "sam", **SAM}, num_classes=0, **SLIM
     )
     assert small.vision_encoder.entity_moe_config["base_model"] == "someone/sam"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "sam2",
+        "sam3",
+        "sam_vision",
+        "dinov2_with_registers",
+        "dinov3_convnext",
+        "beit",
+        "swin",
+        "resnet",
+        "hiera",
+        "vitdet",
+        "ijepa",
+    ],
+)
+def test_every_other_encoder_comes_by_name_with_its_weights(kind, hub, tmp_path):
+    plain = publish(hub, f"someone/{kind}", randomised(MAKERS[kind]()), tmp_path / kind)
+    model = moezoo.create_model(
+        f"entity_moe/hf:someone/{kind}", pretrained=True, cache_dir=tmp_path / "c", **SLIM
+    ).eval()
+    images = torch.randn(2, *model.pretrained_cfg["input_size"])
+    assert torch.equal(model.forward_features(images), plain(pixel_values=images).last_hidden_state)
+    assert model(images).shape == (2, model.num_features)
+    assert len(adapters_of(model)) >= 1
