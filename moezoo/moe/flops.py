@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import moezoo.moe.experts.grouped_mm  # noqa: F401  (registers moezoo's operators)
+import moezoo.moe.paths.grouped_mm  # noqa: F401  (registers moezoo's operators)
 from moezoo.moe.types import has_values
 
 
@@ -31,7 +31,7 @@ grouped_mm_flops._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMod
 
 
 def weight_grad_flops(x_ND: Tensor, grad_NH: Tensor, offs: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """FLOPs of the weight gradient of :func:`moezoo.moe.experts.grouped_mm.grouped_mm`."""
+    """FLOPs of the weight gradient of :func:`moezoo.moe.paths.grouped_mm.grouped_mm`."""
     return grouped_mm_flops(x_ND.t(), grad_NH, offs, out_val=out_val)
 
 

@@ -14,9 +14,7 @@ from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import SharedExperts, build_experts
 from moezoo.moe.routers import build_router
-from moezoo.moe.types import Routing, has_values
-
-PATHS = ("auto", "loop", "grouped")
+from moezoo.moe.types import Routing
 
 
 class MoELayer(nn.Module):
@@ -29,14 +27,14 @@ class MoELayer(nn.Module):
         router: A registered router's name (``softmax_topk``, …).
         expert: A registered kind of experts (``mlp``, ``glu``, …).
         hidden_dim: Hidden width of an expert; ``None`` means ``4 * dim``.
-        activation: ``gelu``, ``relu`` or ``silu``.
+        activation: ``gelu``, ``gelu_tanh``, ``quick_gelu``, ``relu`` or ``silu``.
         num_shared_experts: Always-on experts M, each behind its own sigmoid gate.
         normalize: Whether a token's K weights sum to one; ``None`` means ``top_k > 1``.
         capacity_factor: ``None`` is dropless; see :class:`~moezoo.moe.routers.Router`.
         capacity_rule: How the factor becomes a capacity: ``gshard``, ``vmoe``, ``tutel``, ``megablocks`` or
             ``lucidrains``; see :class:`~moezoo.moe.routers.Router`.
-        path: ``loop`` runs one product per expert, ``grouped`` one for all with static shapes; ``auto`` takes
-            ``grouped`` when compiling or exporting and on CUDA in half precision.
+        path: How the experts are computed, one of :mod:`moezoo.moe.paths`: ``auto`` takes the fastest for the device,
+            dtype and shape of each call.
         dropout: On the experts' hidden units, in training.
         router_args: Further arguments of the router, for example ``{"noise_std": 1.0}``.
         aux_weights: Auxiliary losses and their weights, by default ``{"load_balancing": 0.01, "router_z": 0.001}``.
@@ -71,7 +69,6 @@ class MoELayer(nn.Module):
     ):
         super().__init__()
         self.dim = check_int("dim", dim, low=1)
-        self.path = check_choice("path", path, PATHS)
         hidden_dim = 4 * dim if hidden_dim is None else check_int("hidden_dim", hidden_dim, low=1)
         self.router = build_router(
             router,
@@ -84,6 +81,7 @@ class MoELayer(nn.Module):
             router_args=router_args,
         )
         self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
+        self.path = check_choice("path", path, ("auto", *self.experts.paths))
         self.shared: SharedExperts | None = None
         if check_int("num_shared_experts", num_shared_experts, low=0):
             self.shared = SharedExperts(
@@ -122,7 +120,7 @@ class MoELayer(nn.Module):
         routing = self.router(x_TD, samples=x.shape[0] if x.dim() > 2 else 1, token_type=token_type)
         if self.training:
             self.aux.add(routing)
-        plan = make_plan(routing, static=self._static(x_TD))
+        plan = make_plan(routing, self._path(x_TD, routing))
         out_TD = plan.combine(self.experts(plan.gather(x_TD), plan))
         if self.shared is not None:
             out_TD = out_TD + self.shared(x_TD)
@@ -130,21 +128,16 @@ class MoELayer(nn.Module):
             out_TD = self.aux.attach(out_TD, routing)
         return out_TD.reshape(x.shape)
 
-    def _static(self, x_TD: Tensor) -> bool:
-        if self.path != "auto":
-            return self.path == "grouped"
-        symbolic = torch.compiler.is_compiling() or not has_values(x_TD)
-        return symbolic or (x_TD.is_cuda and x_TD.dtype in (torch.bfloat16, torch.float16))
+    def _path(self, x_TD: Tensor, routing: Routing) -> str:
+        return self.experts.choose_path(x_TD, routing) if self.path == "auto" else self.path
 
     def flops(self, routing: Routing) -> int:
         """Forward FLOPs (2 x multiply-adds) that ``routing`` costs, by formula: router, chosen experts, shared experts.
 
         A routing without values (meta or fake tensors) counts as if nothing was dropped: the upper bound.
         """
-        dropped = routing.dropped
-        rows = int((~dropped).sum()) if has_values(dropped) else dropped.shape[0]
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
-        return self.router.flops(routing) + rows * self.experts.flops_per_row() + shared
+        return self.router.flops(routing) + routing.num_rows() * self.experts.flops_per_row() + shared
 
     def inactive_parameters(self) -> int:
         """Parameters of the routed experts that a token does not use."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from moezoo.moe.experts.grouped_mm import _product, grouped_mm
+from moezoo.moe.paths.grouped_mm import _product, grouped_mm
 from moezoo.moe.flops import FLOP_FORMULAS
 
 COUNTS = [3, 0, 5, 1]

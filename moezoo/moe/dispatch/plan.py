@@ -1,50 +1,62 @@
-"""A plan: the assignments of a routing sorted by expert, so that each expert's rows are contiguous."""
+"""The plan of one call: which rows each expert computes, and how they become tokens again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from moezoo.moe.dispatch.bags import Bags, gather_rows, sum_rows
+from moezoo.moe.dispatch.base import STATIC_PATHS, Plan
+from moezoo.moe.dispatch.slots import SlotPlan
 from moezoo.moe.types import Routing
 
 
 @dataclass(frozen=True)
-class Plan:
+class AssignmentPlan(Plan):
     """Assignments sorted by expert. ``static`` plans keep dropped rows, at the end, so that shapes are fixed."""
 
     token_index: Tensor
     """(N,) the token of each row."""
-    expert_index: Tensor
-    """(N,) the expert of each row, ascending; rows of a static plan that were dropped have the last expert's index."""
     weight: Tensor
     """(N,) zero for dropped rows."""
-    counts: Tensor
-    """(E,) int64 rows per expert."""
-    num_tokens: int
-    static: bool
+    order: Tensor
+    """(N,) int64: the assignment of each row."""
+
+    @cached_property
+    def bags(self) -> Bags:
+        """The rows of each token."""
+        return Bags.of(self.token_index, self.order, self.num_tokens)
 
     def gather(self, x_TD: Tensor) -> Tensor:
         """(N, D): each expert's rows, one expert after the other."""
-        return x_TD.index_select(0, self.token_index)
+        if self.static or self.path == "loop":
+            return x_TD.index_select(0, self.token_index)
+        return gather_rows(x_TD, self.token_index, self.bags)
 
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): every token's weighted sum over its experts; a token without one gets zero."""
-        weighted_ND = y_ND * self.weight.to(y_ND.dtype)[:, None]
-        out_TD = weighted_ND.new_zeros(self.num_tokens, y_ND.shape[-1])
-        return out_TD.index_add(0, self.token_index, weighted_ND)
+        if self.static or self.path == "loop":
+            weighted_ND = y_ND * self.weight.to(y_ND.dtype)[:, None]
+            out_TD = weighted_ND.new_zeros(self.num_tokens, y_ND.shape[-1])
+            return out_TD.index_add(0, self.token_index, weighted_ND)
+        return sum_rows(y_ND, self.weight.to(y_ND.dtype), self.token_index, self.bags)
 
 
-def make_plan(routing: Routing, *, static: bool) -> Plan:
+def make_plan(routing: Routing, path: str) -> Plan:
     """Sort ``routing`` by expert, stably, so that equal inputs give equal sums.
 
     Args:
         routing: The router's decision.
-        static: Keep shapes independent of the data, as ``torch.compile`` and ``torch.export`` need. Otherwise dropped
-            assignments are left out of the plan and cost nothing.
+        path: How the experts compute. Static paths keep shapes independent of the data, as ``torch.compile`` and
+            ``torch.export`` need; with the others dropped assignments are left out of the plan and cost nothing.
     """
+    if routing.slots is not None:
+        return SlotPlan.of(routing.slots, routing.num_tokens, path)
     E = routing.num_experts
+    static = path in STATIC_PATHS
     # Dropped assignments sort behind the last expert.
     key_N = torch.where(routing.dropped, E, routing.expert_index)
     key_N, order_N = torch.sort(key_N, stable=True)
@@ -57,11 +69,12 @@ def make_plan(routing: Routing, *, static: bool) -> Plan:
     weight_N = routing.weight.index_select(0, order_N)
     if static:
         weight_N = torch.where(key_N < E, weight_N, 0.0)
-    return Plan(
+    return AssignmentPlan(
         token_index=routing.token_index.index_select(0, order_N),
         expert_index=key_N.clamp(max=E - 1),
         weight=weight_N,
         counts=counts_E,
         num_tokens=routing.num_tokens,
-        static=static,
+        path=path,
+        order=order_N,
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from moezoo.moe.checks import check_int
-from moezoo.moe.dispatch.plan import Plan
+from moezoo.moe.dispatch.plan import STATIC_PATHS, Plan
+from moezoo.moe.types import Routing, has_values
 
 
 class Experts(nn.Module, ABC):
     """E experts of one kind. Every expert must stay in the autograd graph, used or not (zeros, never ``None``)."""
+
+    paths: tuple[str, ...] = ("loop",)
+    """The paths (:data:`moezoo.moe.paths.PATHS`) it can be computed by, the usual one first."""
 
     def __init__(self, dim: int, hidden_dim: int, num_experts: int):
         super().__init__()
@@ -21,7 +26,16 @@ class Experts(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
-        """(N, D) to (N, D): row i through expert ``plan.expert_index[i]``; rows are sorted by expert."""
+        """(N, D) to (N, D): row i through expert ``plan.expert_index[i]``; rows are sorted by expert.
+
+        ``plan.path`` is one of :attr:`paths`. Where it is not static, ``plan.sizes`` are the rows of each expert.
+        """
+
+    def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
+        """The path for these tokens, where the layer was given none."""
+        if torch.compiler.is_compiling() or not has_values(x_TD):
+            return next((path for path in self.paths if path in STATIC_PATHS), self.paths[0])
+        return self.paths[0]
 
     @abstractmethod
     def flops_per_row(self) -> int:

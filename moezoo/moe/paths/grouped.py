@@ -7,7 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
-from moezoo.moe.experts.grouped_mm import grouped_mm
+from moezoo.moe.paths.grouped_mm import grouped_mm
+from moezoo.moe.paths.stack import MLPStack
+
+
+def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
+    """(N, D)."""
+    h_NH = mlp.hidden(grouped_linear(x_ND, mlp.w_in, mlp.b_in, plan))
+    return grouped_linear(h_NH, mlp.w_out, mlp.b_out, plan)
 
 
 def grouped_linear(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor, plan: Plan) -> Tensor:

@@ -1,0 +1,27 @@
+"""How stacked MLP experts are computed: every path gives the same rows, each is fastest somewhere.
+
+A path is a function ``run(x_ND, plan, mlp) -> y_ND`` over rows sorted by expert, so that a kernel for new hardware is
+one more file and one more line here:
+
+* ``loop``: one expert after the other by plain autograd; the reference, differentiable any number of times.
+* ``sorted``: the same with shared buffers and a backward pass of its own; differentiable once.
+* ``batched``: as ``sorted``, with the rows of many small experts in one padded product.
+* ``packed``: inference on a CPU with reordered weights.
+* ``grouped``: one product over all experts with fixed shapes, for compiling, exporting and GPUs.
+* ``static``: one expert after the other in a way that tracing can follow, for ONNX.
+"""
+
+from moezoo.moe.paths import batched, grouped, loop, packed, sorted, static
+from moezoo.moe.paths.choose import choose_path
+from moezoo.moe.paths.stack import MLPStack
+
+RUN = {
+    "loop": loop.run,
+    "sorted": sorted.run,
+    "batched": batched.run,
+    "packed": packed.run,
+    "grouped": grouped.run,
+    "static": static.run,
+}
+
+__all__ = ["RUN", "MLPStack", "choose_path"]

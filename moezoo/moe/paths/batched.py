@@ -1,0 +1,1 @@
+from moezoo.moe.paths.sorted import run

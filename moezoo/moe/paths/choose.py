@@ -1,0 +1,46 @@
+"""Which path is taken: by device, dtype, shape, and whether gradients are wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from moezoo.moe.paths.packs import can_pack
+from moezoo.moe.paths.stack import MLPStack, compute_dtype
+from moezoo.moe.types import Routing, has_values
+
+
+def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
+    """The fastest path that is right here.
+
+    Args:
+        x_TD: The tokens.
+        routing: Where they go.
+        mlp: The experts.
+    """
+    if torch.compiler.is_compiling() or not has_values(x_TD):
+        return "grouped"
+    dtype = compute_dtype(x_TD)
+    if x_TD.is_cuda and dtype in (torch.bfloat16, torch.float16):
+        return "grouped"
+    if mlp.dropout or not _plain(x_TD, mlp):
+        return "loop"
+    if _wants_gradients(x_TD, mlp):
+        return "sorted"
+    if mlp.packs is not None and mlp.packs.on and can_pack(x_TD.device, dtype, mlp.weights):
+        return "packed"
+    return "sorted"
+
+
+def _wants_gradients(x_TD: Tensor, mlp: MLPStack) -> bool:
+    return torch.is_grad_enabled() and (x_TD.requires_grad or any(w.requires_grad for w in mlp.weights))
+
+
+def _plain(x_TD: Tensor, mlp: MLPStack) -> bool:
+    """Whether products may write into buffers: no tensor subclasses, function transforms or forward-mode gradients."""
+    return (
+        all(type(t) in (Tensor, nn.Parameter) for t in (x_TD, *mlp.weights))
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+        and x_TD.device.type in ("cpu", "cuda")
+    )

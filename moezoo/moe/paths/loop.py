@@ -1,0 +1,19 @@
+"""The reference: plain autograd, one expert after the other. Every other path must give what this one gives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moezoo.moe.dispatch.plan import Plan
+from moezoo.moe.paths.stack import MLPStack
+
+
+def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
+    """(N, D)."""
+    # unbind, not indexing: its backward fills idle experts with zeros in one pass over the stack.
+    weights = zip(*(p.unbind(0) for p in mlp.weights), strict=True)
+    rows = x_ND.split(plan.sizes)
+    used = [(x, w) for x, w in zip(rows, weights, strict=True) if len(x) or not len(x_ND)]
+    return torch.cat([F.linear(mlp.hidden(F.linear(x, w1, b1)), w2, b2) for x, (w1, b1, w2, b2) in used])
