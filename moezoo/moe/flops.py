@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,9 +38,20 @@ def weight_grad_flops(x_ND: Tensor, grad_NH: Tensor, offs: Tensor, *_: Any, out_
 
 weight_grad_flops._get_raw = True  # type: ignore[attr-defined]
 
+
+def packed_linear_flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """FLOPs of oneDNN's linear layer: (…, D) to (…, H)."""
+    return 2 * math.prod(x) * out_shape[-1]
+
+
 FLOP_FORMULAS = {
     torch.ops.aten._grouped_mm: grouped_mm_flops,
     torch.ops.moezoo.grouped_mm: grouped_mm_flops,
     torch.ops.moezoo.grouped_mm_weight_grad: weight_grad_flops,
+    **(
+        {torch.ops.mkldnn._linear_pointwise: packed_linear_flops}
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        else {}
+    ),
 }
 """For ``FlopCounterMode(custom_mapping=…)``."""

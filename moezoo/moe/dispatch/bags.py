@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -23,17 +22,20 @@ class Bags(NamedTuple):
     """(T + 1,) int64: where each token's begin."""
 
     @staticmethod
-    def of(token_index: Tensor, order: Tensor, num_tokens: int) -> Bags:
+    def of(token_index: Tensor, order: Tensor, num_tokens: int, num_assignments: int) -> Bags:
         """Of N rows.
 
         Args:
             token_index: (N,) the token of each row.
             order: (N,) each row's place among the assignments, which are token by token.
             num_tokens: T.
+            num_assignments: How many there are, those without a row included.
         """
-        zeros_T = torch.zeros(num_tokens + 1, dtype=torch.int64, device=token_index.device)
-        offset = zeros_T.scatter_add(0, token_index + 1, torch.ones_like(token_index)).cumsum(0)
-        return Bags(order.argsort(), offset)
+        count_T = torch.zeros(num_tokens + 1, dtype=torch.int64, device=order.device)
+        count_T.scatter_add_(0, token_index + 1, torch.ones_like(token_index))
+        row = order.new_full((num_assignments,), -1)
+        row.scatter_(0, order, torch.arange(len(order), device=order.device))
+        return Bags(row if len(order) == num_assignments else row[row >= 0], count_T.cumsum(0))
 
 
 def gather_rows(x_TD: Tensor, token_index: Tensor, bags: Bags) -> Tensor:
@@ -53,27 +55,30 @@ def _sum(rows_ND: Tensor, row: Tensor, offset: Tensor, weight: Tensor | None = N
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, token_index: Tensor, row: Tensor, offset: Tensor) -> Tensor:
-        ctx.save_for_backward(row, offset)
+        ctx.save_for_backward(token_index, row, offset)
         return x_TD.index_select(0, token_index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None]:
-        return _sum(grad_ND.contiguous(), *ctx.saved_tensors), None, None, None
+        token_index, row, offset = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: plain operations
+            grad_TD = grad_ND.new_zeros(len(offset) - 1, grad_ND.shape[1]).index_add(0, token_index, grad_ND)
+        else:
+            grad_TD = _sum(grad_ND.contiguous(), row, offset)
+        return grad_TD, None, None, None
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, y_ND: Tensor, weight_N: Tensor, token_index: Tensor, row: Tensor, offset: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, y_ND: Tensor, weight_N: Tensor, token_index: Tensor, row: Tensor, offset: Tensor) -> Tensor:
         ctx.save_for_backward(y_ND, weight_N, token_index)
         return _sum(y_ND, row, offset, weight_N.index_select(0, row))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         y_ND, weight_N, token_index = ctx.saved_tensors
         grad_ND = grad_TD.index_select(0, token_index)
         weight_grad = torch.linalg.vecdot(grad_ND, y_ND)
-        return grad_ND.mul_(weight_N[:, None]), weight_grad, None, None, None
+        again = torch.is_grad_enabled()
+        y_grad = grad_ND * weight_N[:, None] if again else grad_ND.mul_(weight_N[:, None])
+        return y_grad, weight_grad, None, None, None

@@ -24,11 +24,13 @@ class AssignmentPlan(Plan):
     """(N,) zero for dropped rows."""
     order: Tensor
     """(N,) int64: the assignment of each row."""
+    num_assignments: int
+    """Of the routing, dropped ones included."""
 
     @cached_property
     def bags(self) -> Bags:
         """The rows of each token."""
-        return Bags.of(self.token_index, self.order, self.num_tokens)
+        return Bags.of(self.token_index, self.order, self.num_tokens, self.num_assignments)
 
     def gather(self, x_TD: Tensor) -> Tensor:
         """(N, D): each expert's rows, one expert after the other."""
@@ -77,4 +79,5 @@ def make_plan(routing: Routing, path: str) -> Plan:
         num_tokens=routing.num_tokens,
         path=path,
         order=order_N,
+        num_assignments=len(routing.expert_index),
     )

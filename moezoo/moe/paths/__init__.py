@@ -3,9 +3,9 @@
 A path is a function ``run(x_ND, plan, mlp) -> y_ND`` over rows sorted by expert, so that a kernel for new hardware is
 one more file and one more line here:
 
-* ``loop``: one expert after the other by plain autograd; the reference, differentiable any number of times.
-* ``sorted``: the same with shared buffers and a backward pass of its own; differentiable once.
-* ``batched``: as ``sorted``, with the rows of many small experts in one padded product.
+* ``loop``: one expert after the other by plain autograd; the reference.
+* ``sorted``: the same with shared buffers and a backward pass of its own.
+* ``batched``: all experts in one product, padded to the fullest, for few rows.
 * ``packed``: inference on a CPU with reordered weights.
 * ``grouped``: one product over all experts with fixed shapes, for compiling, exporting and GPUs.
 * ``static``: one expert after the other in a way that tracing can follow, for ONNX.

@@ -9,6 +9,9 @@ from moezoo.moe.paths.packs import can_pack
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 from moezoo.moe.types import Routing, has_values
 
+FEW = 8
+"""Rows an expert, on average, up to which the experts are padded: found by benchmarks/moe_layer.py."""
+
 
 def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
     """The fastest path that is right here.
@@ -25,11 +28,21 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
         return "grouped"
     if mlp.dropout or not _plain(x_TD, mlp):
         return "loop"
+    if _few_and_even(routing):
+        return "batched"
     if _wants_gradients(x_TD, mlp):
         return "sorted"
     if mlp.packs is not None and mlp.packs.on and can_pack(x_TD.device, dtype, mlp.weights):
         return "packed"
     return "sorted"
+
+
+def _few_and_even(routing: Routing) -> bool:
+    """Whether so few rows meet each expert that calling one after the other costs more than padding does."""
+    if routing.slots is None and not 0 < len(routing.expert_index) <= FEW * routing.num_experts:
+        return False  # without a wait for the device
+    rows = routing.expert_rows()
+    return 0 < sum(rows) <= FEW * len(rows) and max(rows) * len(rows) <= 2 * sum(rows)
 
 
 def _wants_gradients(x_TD: Tensor, mlp: MLPStack) -> bool:

@@ -12,8 +12,12 @@ from moezoo.moe.paths.stack import MLPStack
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
     """(N, D)."""
+    return run_sizes(x_ND, plan.sizes, mlp)
+
+
+def run_sizes(x_ND: Tensor, sizes: list[int], mlp: MLPStack) -> Tensor:
+    """(N, D), where expert e computes the next ``sizes[e]`` rows."""
     # unbind, not indexing: its backward fills idle experts with zeros in one pass over the stack.
     weights = zip(*(p.unbind(0) for p in mlp.weights), strict=True)
-    rows = x_ND.split(plan.sizes)
-    used = [(x, w) for x, w in zip(rows, weights, strict=True) if len(x) or not len(x_ND)]
+    used = [(x, w) for x, w in zip(x_ND.split(sizes), weights, strict=True) if len(x) or not len(x_ND)]
     return torch.cat([F.linear(mlp.hidden(F.linear(x, w1, b1)), w2, b2) for x, (w1, b1, w2, b2) in used])

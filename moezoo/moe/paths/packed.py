@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.hidden import hidden_into
-from moezoo.moe.paths.sorted import spans
+from moezoo.moe.paths.sorted import used
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
@@ -21,9 +21,8 @@ def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
     linear = torch.ops.mkldnn._linear_pointwise
     packed = mlp.packs.get(mlp.weights, x_ND.dtype)
     out = [x_ND[:0]]
-    for e, start, stop in spans(plan.sizes):
-        w_in, b_in, w_out, b_out = packed[e]
-        h = linear(x_ND[start:stop], w_in, b_in, attr, [], algorithm)
+    for x, (w_in, b_in, w_out, b_out) in used(plan.sizes, x_ND.split(plan.sizes), packed):
+        h = linear(x, w_in, b_in, attr, [], algorithm)
         if attr == "none":
             a = h.new_empty(len(h), mlp.w_out.shape[2])
             hidden_into(a, h, mlp.activation, mlp.gated)

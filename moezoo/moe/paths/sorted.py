@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.hidden import hidden_backward_, hidden_into
+from moezoo.moe.paths.loop import run_sizes
+from moezoo.moe.paths.products import linear
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 
@@ -23,15 +24,6 @@ def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
     """(N, D)."""
     x_ND = x_ND.to(compute_dtype(x_ND))
     return _SortedMLP.apply(x_ND, *mlp.cast(x_ND.dtype).weights, plan.sizes, mlp.activation, mlp.gated)
-
-
-def spans(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Expert, first row and end of every expert that has rows."""
-    start = 0
-    for e, size in enumerate(sizes):
-        if size:
-            yield e, start, start + size
-        start += size
 
 
 class _SortedMLP(torch.autograd.Function):
@@ -47,48 +39,61 @@ class _SortedMLP(torch.autograd.Function):
         activation: str,
         gated: bool,
     ) -> Tensor:
-        most = max(sizes, default=0)
+        buffers = x_ND.new_empty(max(sizes, default=0), w_out.shape[2])
         save = any(ctx.needs_input_grad)
-        W, H = w_in.shape[1], w_out.shape[2]
-        h_NW = x_ND.new_empty(len(x_ND) if save else most, W)
-        a_NH = x_ND.new_empty(most, H)
-        y_ND = torch.empty_like(x_ND)
-        for e, start, stop in spans(sizes):
-            h, a = h_NW[start:stop] if save else h_NW[: stop - start], a_NH[: stop - start]
-            torch.addmm(b_in[e], x_ND[start:stop], w_in[e].t(), out=h)
+        y, saved = [x_ND[:0]], []
+        for x, w1, b1, w2, b2 in used(sizes, x_ND.split(sizes), w_in, b_in, w_out, b_out):
+            h = linear(x, w1, b1)
+            a = buffers[: len(x)]
             hidden_into(a, h, activation, gated)
-            torch.addmm(b_out[e], a, w_out[e].t(), out=y_ND[start:stop])
+            y.append(linear(a, w2, b2))
+            if save:
+                saved.append(h)
         if save:
-            ctx.save_for_backward(x_ND, h_NW, w_in, w_out)
+            ctx.save_for_backward(x_ND, w_in, b_in, w_out, b_out, *saved)
             ctx.sizes, ctx.activation, ctx.gated = sizes, activation, gated
-        return y_ND
+        return torch.cat(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, h_NW, w_in, w_out = ctx.saved_tensors
-        dy_ND = dy_ND.contiguous()
-        most = max(ctx.sizes, default=0)
-        dx_ND = torch.empty_like(x_ND) if ctx.needs_input_grad[0] else None
-        E, D, H = w_out.shape
-        W = w_in.shape[1]
-        dw_in, db_in = torch.empty_like(w_in), w_in.new_empty(E, W)
-        dw_out, db_out = torch.empty_like(w_out), w_out.new_empty(E, D)
-        a_NH, da_NH, dh_NW = x_ND.new_empty(most, H), x_ND.new_empty(most, H), x_ND.new_empty(most, W)
-        for e, start, stop in spans(ctx.sizes):
-            rows = stop - start
-            h, dy, a, da, dh = h_NW[start:stop], dy_ND[start:stop], a_NH[:rows], da_NH[:rows], dh_NW[:rows]
-            hidden_into(a, h, ctx.activation, ctx.gated)
-            torch.mm(dy.t(), a, out=dw_out[e])
-            torch.sum(dy, 0, out=db_out[e])
-            torch.mm(dy, w_out[e], out=da)
-            hidden_backward_(dh, da, h, ctx.activation, ctx.gated)
-            torch.mm(dh.t(), x_ND[start:stop], out=dw_in[e])
-            torch.sum(dh, 0, out=db_in[e])
-            if dx_ND is not None:
-                torch.mm(dh, w_in[e], out=dx_ND[start:stop])
-        for grad in (dw_in, db_in, dw_out, db_out):
-            for e, size in enumerate(ctx.sizes):
-                if not size:
-                    grad[e].zero_()
-        return dx_ND, dw_in, db_in, dw_out, db_out, None, None, None
+        x_ND, w_in, b_in, w_out, b_out, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            inputs = x_ND, w_in, b_in, w_out, b_out
+            y_ND = run_sizes(x_ND, ctx.sizes, MLPStack(*inputs[1:], ctx.activation, ctx.gated))
+            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
+            found = iter(torch.autograd.grad(y_ND, wanted, dy_ND, create_graph=True))
+            return *(next(found) if need else None for need in ctx.needs_input_grad[:5]), None, None, None
+        for_x, *for_weights = ctx.needs_input_grad[:5]
+        sizes, H = ctx.sizes, w_out.shape[2]
+        grads = gradients_like(w_in, w_out, sizes) if any(for_weights) else ()
+        a_NH, dh_NH = x_ND.new_empty(2, max(sizes, default=0), H).unbind(0)
+        dx = [x_ND[:0]]
+        rows = x_ND.split(sizes), dy_ND.split(sizes)
+        for h, (x, dy, w1, w2, *dw) in zip(saved, used(sizes, *rows, w_in, w_out, *grads), strict=True):
+            a, dh = a_NH[: len(x)], torch.empty_like(h) if ctx.gated else dh_NH[: len(x)]
+            hidden_backward_(dh, linear(dy, w2.t()), h, ctx.activation, ctx.gated)
+            if for_x:
+                dx.append(linear(dh, w1.t()))
+            if any(for_weights):
+                hidden_into(a, h, ctx.activation, ctx.gated)
+                torch.mm(dy.t(), a, out=dw[2])
+                torch.mm(dh.t(), x, out=dw[0])
+                torch.sum(dh, 0, out=dw[1])
+                torch.sum(dy, 0, out=dw[3])
+        return torch.cat(dx) if for_x else None, *(grads or (None,) * 4), None, None, None
+
+
+def used(sizes: list[int], *parts: Any) -> Iterator[tuple[Any, ...]]:
+    """Of every expert that has rows its share of each part, which is a stack over experts or a split by them."""
+    parts = tuple(p.unbind(0) if isinstance(p, Tensor) else p for p in parts)
+    return (share for size, *share in zip(sizes, *parts, strict=True) if size)
+
+
+def gradients_like(w_in: Tensor, w_out: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Of ``w_in, b_in, w_out, b_out``: zero for experts without rows, else to be written."""
+    grads = tuple(w.new_empty(shape) for w in (w_in, w_out) for shape in (w.shape, w.shape[:2]))
+    for e, size in enumerate(sizes):
+        if not size:
+            for grad in grads:
+                grad[e].zero_()
+    return grads

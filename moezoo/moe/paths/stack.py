@@ -25,9 +25,9 @@ class MLPStack(NamedTuple):
     """(E, D)."""
     activation: str
     gated: bool
-    dropout: float
+    dropout: float = 0.0
     """On the hidden units; 0 outside training."""
-    packs: PackCache | None
+    packs: PackCache | None = None
     """Where inference keeps reordered weights; ``None`` in training."""
 
     def hidden(self, h: Tensor) -> Tensor:
