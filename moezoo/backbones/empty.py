@@ -6,6 +6,7 @@ cut off again. Whether a backbone needs this is found out on fake tensors when t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from moezoo.backbones.caches import without_leftovers
 from moezoo.backbones.inputs import given_images, image_keyword
 from moezoo.backbones.trace import fake_copy
 from moezoo.moe.aux import silence
+from moezoo.moe.routers import AdaptiveRouter
 
 _FLAG = "moezoo_takes_empty"
 _BUFFERS = "moezoo_buffers"
@@ -38,8 +40,8 @@ def _stand_in(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
     if not isinstance(images, Tensor) or images.shape[0] or _takes_empty(model, images):
         return None
     blank = images.new_zeros(_BLANK, *images.shape[1:])
-    # Running statistics must not see images that nobody gave.
-    setattr(blank, _BUFFERS, [(b, b.clone()) for b in model.buffers()] if model.training else [])
+    # Neither running statistics nor what routers count may see images that nobody gave.
+    setattr(blank, _BUFFERS, [(b, b.clone()) for b in _counted(model)] if model.training else [])
     return ((blank, *args[1:]), kwargs) if args else ((), {**kwargs, image_keyword(kwargs): blank})
 
 
@@ -51,6 +53,11 @@ def _cut_off(model: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         buffer.data.copy_(before)  # .data: backward may hold the buffer, and needs none of the values put back
     silence(model)
     return tree_map_only(Tensor, lambda t: t[:0], output)
+
+
+def _counted(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.buffers()
+    yield from (module.tally for module in model.modules() if isinstance(module, AdaptiveRouter))
 
 
 def _takes_empty(model: nn.Module, images: Tensor) -> bool:

@@ -4,9 +4,12 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 
 import moezoo
+from moezoo.backbones.empty import allow_empty_batches
+from moezoo.moe.routers import AdaptiveRouter
 
 ADAPTER = {"num_experts": 2, "num_experts_shared": 1, "expert_dim": 8, "mlp_ratio": 0.25}
 SWIN = {
@@ -71,3 +74,17 @@ def test_copies_and_exports_after_an_empty_batch_work(swin):
 def test_compiled_models_take_full_and_empty_batches_in_turn(swin):
     compiled = torch.compile(swin.eval(), backend="eager", dynamic=False)
     assert [len(compiled(x)) for x in (IMAGES, EMPTY, IMAGES, EMPTY)] == [2, 0, 2, 0]
+
+
+def test_routers_that_count_do_not_count_the_stand_in():
+    model = moezoo.upcycle(
+        timm.create_model("test_vit4", img_size=32), "last", num_experts=2, top_k=1, router="sigmoid_bias"
+    )
+    allow_empty_batches(model)
+    model.moezoo_takes_empty = False  # so that blank images stand in
+    router = next(m for m in model.modules() if isinstance(m, AdaptiveRouter))
+    model(IMAGES)
+    counted = router.tally.clone()
+    assert counted[-1] > 0
+    model(EMPTY)
+    assert torch.equal(router.tally, counted)

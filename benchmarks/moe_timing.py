@@ -1,0 +1,118 @@
+"""Timing of several implementations in interleaved rounds, and medians of paired ratios with their uncertainty."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Samples = dict[str, list[float | None]]
+"""Milliseconds of each round by implementation; ``None`` where it sat out."""
+SLOW, SLOW_ROUNDS = 8.0, 3
+"""What takes longer than 8 times the first implementation runs in the first three rounds only."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is timed, and what happens before it off the clock."""
+
+    call: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of paired ratios and the 90 % interval of that median."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def interleave(
+    runs: Mapping[str, Run],
+    *,
+    rounds: int | None,
+    seconds: float,
+    device: torch.device,
+    seed: int = 0,
+    tick: Callable[[float], None] = lambda share: None,
+) -> Samples:
+    """Time every run once a round, in an order shuffled anew each round.
+
+    Args:
+        runs: By name; the first one is what ``SLOW`` compares with. They were called before.
+        rounds: How many; ``None`` takes as many as fit into ``seconds``, but five.
+        seconds: See ``rounds``.
+        device: Where the work happens; CUDA is timed by events.
+        seed: Of the order.
+        tick: Called after each round with the share of the work that is done.
+    """
+    order, shuffle = list(runs), random.Random(seed)
+    first = min(_milliseconds(runs[order[0]], device) for _ in range(3))
+    slow = set()
+    for name, run in runs.items():
+        # A second try: one hiccup does not make an implementation slow.
+        if all(_milliseconds(run, device) > SLOW * first for _ in range(2)):
+            slow.add(name)
+    samples: Samples = {name: [] for name in runs}
+    start, done = time.perf_counter(), 0
+    while True:
+        shuffle.shuffle(order)
+        for name in order:
+            sits_out = name in slow and done >= SLOW_ROUNDS
+            samples[name].append(None if sits_out else _milliseconds(runs[name], device))
+        done += 1
+        spent = time.perf_counter() - start
+        share = done / rounds if rounds else min(spent / seconds, done / 5)
+        tick(min(share, 1.0))
+        if share >= 1:
+            return samples
+
+
+def paired(samples: Sequence[float | None], baseline: Sequence[float | None]) -> Ratio:
+    """The ratio of two implementations over the rounds that both of them ran in."""
+    pairs = zip(samples, baseline, strict=True)
+    return bootstrap_median([ours / theirs for ours, theirs in pairs if ours is not None and theirs is not None])
+
+
+def bootstrap_median(values: Sequence[float], *, level: float = 0.9, resamples: int = 4000, seed: int = 0) -> Ratio:
+    """Median of ``values`` with its percentile bootstrap interval: resampled with replacement, the middle ``level``."""
+    sample = torch.tensor(values, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(sample), (resamples, len(sample)), generator=generator)
+    medians = sample[draws].quantile(0.5, dim=1)
+    low, high = medians.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return Ratio(sample.quantile(0.5).item(), low, high, len(sample))
+
+
+def allocator() -> dict[str, str]:
+    """The variables of the C allocator that are set: with its defaults big tensors pay for page faults each time."""
+    names = ("MALLOC_", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE", "GLIBC_TUNABLES")
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(names)}
+
+
+def _milliseconds(run: Run, device: torch.device) -> float:
+    run.prepare()
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        start.record()
+        result = run.call()
+        end.record()
+        end.synchronize()
+        elapsed = start.elapsed_time(end)
+    else:
+        began = time.perf_counter_ns()
+        result = run.call()
+        elapsed = (time.perf_counter_ns() - began) / 1e6
+    del result  # freed off the clock, whoever made it
+    return elapsed
