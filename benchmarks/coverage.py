@@ -16,16 +16,15 @@ maps of ``features_only=True`` have the channels and reductions that ``feature_i
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from archs import architectures, cell, family, read_log
 from workers import run_all
 
 WHERE = {"default": None, "all": "all"}
@@ -52,8 +51,8 @@ def main(
     log = out / "coverage.jsonl"
     if fresh:
         log.unlink(missing_ok=True)
-    archs = _architectures(patterns or ["*"])
-    known = {row["arch"]: row for row in _read(log) if row["where"] == where}
+    archs = architectures(patterns or ["*"])
+    known = {row["arch"]: row for row in read_log(log) if row["where"] == where}
     if retry:
         known = {arch: row for arch, row in known.items() if not row["injected"] and not row.get("features")}
     todo = [arch for arch in archs if arch not in known]
@@ -61,7 +60,7 @@ def main(
     with Progress(*columns, console=Console(stderr=True)) as bar, log.open("a", encoding="utf-8") as file:
         task = bar.add_task("timm", total=len(archs), completed=len(archs) - len(todo))
         for (arch, _), answer, fate in run_all(examine, [(arch, where) for arch in todo], jobs, limit):
-            row = answer or {"arch": arch, "where": where, "family": _family(arch), "injected": fate}
+            row = answer or {"arch": arch, "where": where, "family": family(arch), "injected": fate}
             known[arch] = row
             file.write("\n" + json.dumps(row))  # in front: the last line of a run that was killed may be cut off
             file.flush()
@@ -78,7 +77,7 @@ def examine(arch: str, where: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     start = time.monotonic()
-    row: dict[str, Any] = {"arch": arch, "where": where, "family": _family(arch)}
+    row: dict[str, Any] = {"arch": arch, "where": where, "family": family(arch)}
     for question, ask in {"injected": _injection, "features": _features}.items():
         if question == "features" and where != "default":
             continue
@@ -88,12 +87,6 @@ def examine(arch: str, where: str) -> dict[str, Any]:
             row[question] = f"{type(error).__name__}: {error}"[:400]
     row["seconds"] = round(time.monotonic() - start, 2)
     return row
-
-
-def _family(arch: str) -> str:
-    import timm
-
-    return timm.model_entrypoint(arch).__module__.split(".")[-1]
 
 
 def _injection(arch: str, where: Any) -> dict[str, Any]:
@@ -186,12 +179,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         families[row["family"]].append(row)
     head = "| family | architectures | injected | feature maps right | layouts | adapters per model |"
     lines = [head, "|---|---:|---:|---:|---|---|"]
-    for family, members in sorted(families.items()):
+    for name, members in sorted(families.items()):
         layouts = sorted({layout for row in members for layout in row.get("layouts", ())})
         counts = sorted({len(row["places"]) for row in members if row.get("places")})
         span = "-" if not counts else str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]}-{counts[-1]}"
         figures = [len(members), _good(members, "injected"), _maps(members), ", ".join(layouts), span]
-        lines.append(f"| {family} | " + " | ".join(map(str, figures)) + " |")
+        lines.append(f"| {name} | " + " | ".join(map(str, figures)) + " |")
     good = _good(rows, "injected")
     share = f"{good} ({good / max(len(rows), 1):.1%})"
     lines.append(f"| **all** | **{len(rows)}** | **{share}** | **{_maps(rows)}** | | |")
@@ -199,7 +192,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         bad = [row for row in rows if row.get(question)]
         if bad:
             lines += ["", f"Not {question}:", "", "| architecture | reason |", "|---|---|"]
-            lines += [f"| {row['arch']} | {_cell(row[question])} |" for row in bad]
+            lines += [f"| {row['arch']} | {cell(row[question])} |" for row in bad]
     return "\n".join(lines) + "\n"
 
 
@@ -209,28 +202,6 @@ def _good(rows: list[dict[str, Any]], question: str) -> int:
 
 def _maps(rows: list[dict[str, Any]]) -> str:
     return str(_good(rows, "features")) if any("features" in row for row in rows) else "not asked"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _architectures(patterns: list[str]) -> list[str]:
-    import timm
-
-    names = timm.list_models()
-    chosen = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
-    if not chosen:
-        raise typer.BadParameter(f"no architecture of timm matches {patterns}")
-    return chosen
-
-
-def _read(log: Path) -> Iterator[dict[str, Any]]:
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
 
 
 if __name__ == "__main__":

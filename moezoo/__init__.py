@@ -33,7 +33,20 @@ _EXPORTS = {
     "save_pretrained": "moezoo.hub.save",
     "print_model_info": "moezoo.measure.info",
 }
-_SUBPACKAGES = ("moe", "backbones", "models", "hub", "data", "train", "eval", "measure", "viz", "errors", "config")
+_SUBPACKAGES = (
+    "moe",
+    "backbones",
+    "models",
+    "hub",
+    "data",
+    "train",
+    "eval",
+    "measure",
+    "export",
+    "viz",
+    "errors",
+    "config",
+)
 
 if TYPE_CHECKING:
     from moezoo.backbones.inject import inject_moe

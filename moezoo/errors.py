@@ -39,6 +39,14 @@ class OutputError(MoeZooError, OSError):
     """A folder or file cannot be written."""
 
 
+class ExportError(MoeZooError, RuntimeError):
+    """A model cannot be exported, or the exported file does not compute what the model does."""
+
+
+class MissingPackageError(MoeZooError, ImportError):
+    """A package that moezoo only sometimes needs is not installed; the text says how to install it."""
+
+
 class WeightsError(MoeZooError, RuntimeError):
     """Base class of everything that goes wrong with stored weights."""
 

@@ -1,4 +1,4 @@
-"""What a backbone's own methods change after it was built: classes, image size, pooling."""
+"""What was changed after a model was built: classes, image size, pooling, numbers of experts."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from typing import Any, TypeVar
 from torch import nn
 
 from moezoo.backbones.features import FeatureModel
+from moezoo.backbones.live_experts import changed_experts, live_experts
 from moezoo.config import override
 from moezoo.errors import ConfigError, InputError
 
 T = TypeVar("T")
 _BUILT = "moezoo_as_built"
+_EXPERTS = "moezoo_experts_as_built"
 
 
 def note_as_built(model: nn.Module) -> nn.Module:
     """Remember the options of a model just built, for :func:`current_config`; returns it."""
     setattr(model, _BUILT, live_options(model))
+    setattr(model, _EXPERTS, live_experts(model))
     return model
 
 
 def current_config(model: nn.Module, config: T) -> T:
-    """``config`` with what ``reset_classifier`` and ``set_input_size`` changed since ``model`` was built from it.
+    """``config`` with what ``reset_classifier``, ``set_input_size`` and surgery on experts changed since then.
 
     Raises:
-        ConfigError: The pooling was changed, which moves layers that the configuration alone would build elsewhere.
+        ConfigError: The pooling was changed, which moves layers that the configuration alone would build elsewhere, or
+            the numbers of experts were changed to what it cannot say.
         InputError: ``model`` is a ``features_only`` model, which lacks what the configuration builds.
     """
     if isinstance(model, FeatureModel):
@@ -38,7 +42,8 @@ def current_config(model: nn.Module, config: T) -> T:
             f"global_pool was changed from {built['global_pool']!r} to {live['global_pool']!r} after the model was "
             f"built, which its configuration cannot say; build it with global_pool={live['global_pool']!r}."
         )
-    return override(config, {key: value for key, value in live.items() if value != built[key]})
+    changed = {key: value for key, value in live.items() if value != built[key]}
+    return override(config, {**changed, **changed_experts(model, getattr(model, _EXPERTS))})
 
 
 def live_options(model: nn.Module) -> dict[str, Any]:

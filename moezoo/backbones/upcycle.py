@@ -56,7 +56,8 @@ def upcycle(
             ``normalize=True``, with which the router learns from the auxiliary losses alone.
         init: ``copy``; ``noise`` (copies with Gaussian noise of ``noise_std``, 0.02 by default, times the weights'
             own deviation); or ``partition``: the hidden units are dealt out (``partition=`` ``random`` by default,
-            ``contiguous`` or ``importance``) and scaled, so that with ``top_k=num_experts`` the model is preserved.
+            ``contiguous``, ``clustering`` or ``importance``) and scaled, so that with ``top_k=num_experts`` the model
+            is preserved.
         input_size: (C, H, W) of an image, where the model does not say it itself.
         **config: Further fields of :class:`UpcycleConfig`: ``router``, ``normalize``, ``capacity_factor``, …
 

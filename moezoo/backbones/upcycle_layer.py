@@ -82,6 +82,8 @@ def why_not_preserved(options: UpcycleConfig, start: ExpertInit) -> str:
         layer = build_layer(8, 4, None, options, start).eval()
         routing = layer.router(torch.randn(64, 8)).detach()
     E, K = options.num_experts, options.top_k
+    if routing.slots is not None:
+        return "the experts compute mixtures of tokens"
     if options.capacity_factor is not None or bool(routing.dropped.any()):
         return "a full expert drops tokens"
     if start.method == "noise":

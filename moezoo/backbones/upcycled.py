@@ -80,6 +80,9 @@ class UpcycledMLP(nn.Module):
         rows = self.dense.hidden_dim * (2 if self.dense.expert == "glu" else 1)
         fits = weights.w_in.shape == (rows, self.dense.dim)
         fits = fits and weights.w_out.shape == (self.dense.dim, self.dense.hidden_dim)
+        # Where some parts of a partition were removed or merged, the rest are no partition.
+        parts = self.moe.num_experts if self.init.method == "partition" else 1
+        fits = fits and self.moe.experts.hidden_dim * parts == self.dense.hidden_dim
         return spread(weights, self.moe.num_experts, self.init) if fits else None
 
     def extra_repr(self) -> str:

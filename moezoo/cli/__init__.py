@@ -8,6 +8,7 @@ import typer
 
 from moezoo.cli.bench import bench
 from moezoo.cli.eval import eval_
+from moezoo.cli.export import export
 from moezoo.cli.info import info
 from moezoo.cli.list import list_
 from moezoo.cli.quickstart import quickstart
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    help="Vision Mixture-of-Experts: create, train, measure, look inside.",
+    help="Vision Mixture-of-Experts: create, train, measure, look inside, export.",
 )
 app.command("list")(list_)
 app.command("info")(info)
@@ -29,6 +30,7 @@ app.command("train")(train)
 app.command("eval")(eval_)
 app.command("bench")(bench)
 app.command("viz")(viz)
+app.command("export")(export)
 
 
 def main() -> None:

@@ -4,22 +4,35 @@ from moezoo.moe import losses
 from moezoo.moe.aux import aux_loss, collect_aux
 from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
 from moezoo.moe.experts import register_experts
+from moezoo.moe.experts.per_expert import stack, unstack
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.paths.packs import packed_bytes, repack, set_packing
 from moezoo.moe.record import RoutingRecord, record_routing
 from moezoo.moe.routers import register_router, step_routers
+from moezoo.moe.surgery import LayerSurgery, SurgeryReport, add_experts, merge_experts, prune_experts
 from moezoo.moe.types import Routing
 
 __all__ = [
+    "LayerSurgery",
     "MoELayer",
     "Routing",
     "RoutingRecord",
+    "SurgeryReport",
+    "add_experts",
     "aux_loss",
     "collect_aux",
     "losses",
+    "merge_experts",
+    "prune_experts",
+    "packed_bytes",
     "record_routing",
     "register_experts",
     "register_router",
     "set_aux_mode",
+    "repack",
     "set_aux_scale",
+    "stack",
+    "set_packing",
     "step_routers",
+    "unstack",
 ]

@@ -11,7 +11,7 @@ from moezoo.errors import ConfigError
 from moezoo.moe.attach import Switch, attach_loss
 from moezoo.moe.checks import check_choice, check_positive
 from moezoo.moe.losses import AUX_LOSSES
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, recomputing
 
 MODES = ("collected", "attached")
 DEFAULT_WEIGHTS = {"load_balancing": 0.01, "router_z": 0.001}
@@ -58,7 +58,7 @@ class AuxCalls:
             return
         terms = self._terms(routing)
         # A recomputation must save the same tensors as the first run did, so it computes the terms and drops them.
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        if recomputing():
             return
         earlier = self.calls if self.keep else []
         self.graphless = (bool(earlier) and self.graphless) or not torch.is_grad_enabled()

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moezoo.errors import InputError
+from moezoo.errors import ConfigError, InputError
 from moezoo.moe.aux_calls import AuxCalls, check_aux_weights
 from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import SharedExperts, build_experts
-from moezoo.moe.routers import build_router
+from moezoo.moe.routers import Router, build_router
+from moezoo.moe.routers.per_image import PerImageRouter
 from moezoo.moe.types import Routing
 
 
@@ -37,6 +38,7 @@ class MoELayer(nn.Module):
             dtype and shape of each call.
         dropout: On the experts' hidden units, in training.
         router_args: Further arguments of the router, for example ``{"noise_std": 1.0}``.
+        expert_args: Further arguments of the experts, for example ``{"rank": 8}``.
         aux_weights: Auxiliary losses and their weights, by default ``{"load_balancing": 0.01, "router_z": 0.001}``.
             :func:`moezoo.aux_loss` sums them over the model.
         aux_loss: ``collected`` leaves it to the training loop to add :func:`moezoo.aux_loss`. ``attached`` adds their
@@ -64,6 +66,7 @@ class MoELayer(nn.Module):
         path: str = "auto",
         dropout: float = 0.0,
         router_args: Mapping[str, Any] | None = None,
+        expert_args: Mapping[str, Any] | None = None,
         aux_weights: Mapping[str, float] | None = None,
         aux_loss: str = "collected",
     ):
@@ -80,12 +83,20 @@ class MoELayer(nn.Module):
             capacity_rule=capacity_rule,
             router_args=router_args,
         )
-        self.experts = build_experts(expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout)
+        self.experts = build_experts(
+            expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout, expert_args=expert_args
+        )
+        if self.experts.whole_maps and not _keeps_maps_whole(self.router):
+            raise ConfigError(
+                f"router={router!r} is not allowed with expert={expert!r}, whose experts take whole maps: it may send "
+                "the tokens of a map to different experts. Allowed: 'per_image', 'dense_softmax' and routers with "
+                "top_k = num_experts, all without capacity_factor."
+            )
         self.path = check_choice("path", path, ("auto", *self.experts.paths))
         self.shared: SharedExperts | None = None
         if check_int("num_shared_experts", num_shared_experts, low=0):
             self.shared = SharedExperts(
-                dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=expert == "glu"
+                dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=self.experts.gated
             )
         self.aux = AuxCalls(check_aux_weights(aux_weights), aux_loss)
 
@@ -134,15 +145,21 @@ class MoELayer(nn.Module):
     def flops(self, routing: Routing) -> int:
         """Forward FLOPs (2 x multiply-adds) that ``routing`` costs, by formula: router, chosen experts, shared experts.
 
-        A routing without values (meta or fake tensors) counts as if nothing was dropped: the upper bound.
+        A routing without values (meta or fake tensors) counts as if nothing was dropped and all experts got equally
+        many tokens: for experts of equal cost the upper bound.
         """
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
-        return self.router.flops(routing) + routing.num_rows() * self.experts.flops_per_row() + shared
+        return self.router.flops(routing) + self.experts.flops(routing.expert_rows()) + shared
 
     def inactive_parameters(self) -> int:
-        """Parameters of the routed experts that a token does not use."""
-        per_expert = sum(p.numel() for p in self.experts.parameters()) // self.num_experts
-        return per_expert * (self.num_experts - self.top_k)
+        """Parameters of the routed experts that a token does not use; of experts of unequal size, on average."""
+        return sum(self.experts.expert_parameters()) * (self.num_experts - self.top_k) // self.num_experts
 
     def extra_repr(self) -> str:
         return f"path={self.path!r}, aux={self.aux.weights}"
+
+
+def _keeps_maps_whole(router: Router) -> bool:
+    """Whether all tokens of a sample get the same experts."""
+    everywhere = router.top_k == router.num_experts or isinstance(router, PerImageRouter)
+    return everywhere and router.capacity_factor is None and not router.mixes_tokens

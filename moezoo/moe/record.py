@@ -12,7 +12,7 @@ from torch import nn
 
 from moezoo.errors import MoeZooError
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, recomputing
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
                 shapes[:] = [next((t.shape for t in tensors if t.is_floating_point()), tensors[0].shape)]
 
             def see_routing(_module, _args, routing, name=name, host=host, shapes=shapes):
-                if torch._C._current_graph_task_id() != -1:
+                if recomputing():
                     return
                 grid, prefix = _geometry(host, shapes[0])
                 records.append(RoutingRecord(name, calls[name], routing.detach(), grid, prefix))

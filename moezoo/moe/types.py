@@ -6,13 +6,15 @@ Shape suffixes used all over ``moezoo.moe``:
     D  model width              H  hidden width of an expert
     E  routed experts           M  shared experts
     K  experts chosen per token N  assignments (token, expert); N = T * K for plain top-k
+    B  samples                  L  tokens per sample; T = B * L
+    S  slots of an expert in each sample
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,20 @@ from moezoo.moe.checks import check_int
 def has_values(tensor: Tensor) -> bool:
     """Whether a tensor holds numbers, as meta and fake tensors do not."""
     return not (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor))
+
+
+def recomputing() -> bool:
+    """Whether this forward runs again inside a backward pass, as activation checkpointing makes it do."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class Slots(NamedTuple):
+    """Experts that compute mixtures of tokens: S of each sample's for every expert."""
+
+    dispatch: Tensor
+    """(B, L, E, S) how much of each token is in a slot; a slot's sum to one over the tokens of its sample."""
+    combine: Tensor
+    """(B, L, E, S) how much of each slot's result a token gets; a token's sum to one over all slots."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,9 @@ class Routing:
     """The tokens belong to this many samples, T / samples each, the sample first."""
     token_type: Tensor | None = None
     """(T,) int64 kind of each token (its modality), where the caller gave one."""
+    slots: Slots | None = None
+    """What is computed instead of the assignments, where tokens are mixed; the assignments then tell how much of a
+    token's result comes from each expert."""
 
     @staticmethod
     def from_logits(
@@ -149,6 +168,21 @@ class Routing:
         zeros_E = torch.zeros(self.num_experts, dtype=self.weight.dtype, device=self.weight.device)
         return zeros_E.scatter_add(0, self.expert_index, ones_N.to(self.weight.dtype))
 
+    def expert_rows(self) -> list[int]:
+        """Rows that each expert computes: its assignments that are not dropped, or its slots.
+
+        Assignments without values (meta or fake tensors) count as if nothing was dropped and all experts got equally
+        many: for experts of equal cost the upper bound.
+        """
+        E = self.num_experts
+        if self.slots is not None:
+            B, _, _, S = self.slots.dispatch.shape
+            return [B * S] * E
+        if not has_values(self.dropped):
+            each, more = divmod(len(self.dropped), E)
+            return [each + (e < more) for e in range(E)]
+        return self.expert_index[~self.dropped].bincount(minlength=E).tolist()
+
     def num_dropped(self) -> Tensor:
         """() int64: chosen assignments that found their expert full."""
         return (self.dropped if self.chosen is None else self.dropped & self.chosen).sum()
@@ -157,4 +191,5 @@ class Routing:
         """The same routing without its autograd graph."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         tensors: dict[str, Any] = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        slots = None if self.slots is None else Slots(*(share.detach() for share in self.slots))
+        return dataclasses.replace(self, **tensors, slots=slots)

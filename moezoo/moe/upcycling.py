@@ -9,9 +9,10 @@ from torch import Tensor
 
 from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_choice, check_positive
+from moezoo.moe.clustering import balanced_clusters
 
 INITS = ("copy", "noise", "partition")
-PARTITIONS = ("contiguous", "random", "importance")
+PARTITIONS = ("contiguous", "random", "clustering", "importance")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class ExpertInit:
     noise_std: float | None = None
     """``noise``: standard deviation of the noise, relative to that of the weight matrix; ``None`` means 0.02."""
     partition: str | None = None
-    """``partition``: ``contiguous`` or ``random`` (the default) parts, or by ``importance``: every expert draws its own
-    units, the larger ones more often, and a unit may be in several experts or in none."""
+    """``partition``: ``contiguous`` or ``random`` (the default) parts; by ``clustering``, units that read alike, and so
+    fire together, share an expert (balanced k-means over their input weights, of a GLU the gate's: Zhang et al. 2022,
+    "MoEfication"); or by ``importance``: every expert draws its own units, the larger ones more often, and a unit may
+    be in several experts or in none."""
 
     def __post_init__(self):
         check_choice("init", self.method, INITS)
@@ -102,6 +105,8 @@ def _deal_out(dense: DenseWeights, num_experts: int, rule: str) -> Tensor:
         importance_H = dense.w_out.float().norm(dim=0) * dense.w_in.float().unflatten(0, (-1, H)).norm(dim=(0, 2))
         share_EH = importance_H.clamp_min(torch.finfo(torch.float32).tiny).expand(num_experts, -1)
         return share_EH.multinomial(H // num_experts)
+    if rule == "clustering":
+        return balanced_clusters(dense.w_in[:H], num_experts).to(device)
     order_H = torch.randperm(H, device=device) if rule == "random" else torch.arange(H, device=device)
     return order_H.view(num_experts, -1)
 

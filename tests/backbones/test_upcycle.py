@@ -133,6 +133,7 @@ def test_normalized_top_1_preserves_the_model_and_says_what_it_costs(vit, caplog
     [
         ({"top_k": 2, "capacity_factor": 1.0}, "drops tokens"),
         ({"top_k": 2, "normalize": False}, "do not sum to one"),
+        ({"router": "soft"}, "mixtures of tokens"),
         ({"top_k": 2, "init": "noise"}, "noisy copies"),
         ({"top_k": 2, "init": "partition"}, "2 of the MLP's 4 parts"),
         ({"top_k": 4, "init": "partition", "partition": "importance"}, "its own hidden units"),
@@ -153,7 +154,7 @@ def test_all_experts_without_normalizing_preserve_the_model(vit):
     assert measure_gap(vit, reference, images("test_vit")) < 1e-5
 
 
-@pytest.mark.parametrize("partition", ["contiguous", "random"])
+@pytest.mark.parametrize("partition", ["contiguous", "random", "clustering"])
 @pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224", "convnext_atto"])
 def test_all_parts_together_are_the_mlp(name, partition):
     reference, model = dense(name), dense(name)

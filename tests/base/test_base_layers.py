@@ -23,7 +23,7 @@ FLOORS = (
     {"models", "hub", "data", "recipes"},
     {"factory"},
     {"measure", "eval"},
-    {"train"},
+    {"train", "export"},
     {"viz"},
     {"functions"},
     {"cli"},

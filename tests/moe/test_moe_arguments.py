@@ -98,7 +98,7 @@ def test_a_registered_router_and_registered_experts_make_a_layer():
         def forward(self, x_ND, plan):
             return x_ND * self.scale[plan.expert_index][:, None]
 
-        def flops_per_row(self):
+        def flops(self, rows):
             return 0
 
     layer = build(router="everything_to_one", expert="scale", router_args={"target": 3})

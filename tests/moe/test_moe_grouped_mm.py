@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from moezoo.moe.paths.grouped_mm import _product, grouped_mm
 from moezoo.moe.flops import FLOP_FORMULAS
+from moezoo.moe.paths.grouped_mm import _product, grouped_mm
 
 COUNTS = [3, 0, 5, 1]
 

@@ -264,7 +264,8 @@ class TestPackedWeights:
     @torch.no_grad()
     def test_a_new_parameter_is_followed(self, layer, x):
         layer(x)
-        layer.experts.w_in = nn.Parameter(layer.experts.w_in * 2)
+        old = layer.experts.w_in
+        layer.experts.w_in = nn.Parameter(old * 2)
         torch.testing.assert_close(layer(x), self.expected(layer, x), rtol=1e-4, atol=1e-4)
 
     @torch.no_grad()

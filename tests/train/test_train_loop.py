@@ -9,8 +9,11 @@ import moezoo
 from moezoo.data import ImageTensors
 from moezoo.errors import ConfigError, MoeZooWarning, NonFiniteError, OutputError
 from moezoo.eval import evaluate
-from moezoo.moe import MoELayer
+from moezoo.eval.routing import LoadCounter
+from moezoo.moe import MoELayer, Routing, RoutingRecord
 from moezoo.train import TrainingConfig, fit, seeded
+from moezoo.train.health import CollapseWatch
+from moezoo.train.result import EpochMetrics
 
 
 class Toy(nn.Module):
@@ -231,3 +234,14 @@ def test_a_collapsed_layer_is_warned_about_once_with_a_remedy(toy_splits):
     with pytest.warns(MoeZooWarning, match=r"expert collapse in 'moe'.*load_balance_weight") as caught:
         fit(Collapsed(), toy_splits, config(epochs=4))
     assert len([w for w in caught if issubclass(w.category, MoeZooWarning)]) == 1
+
+
+def test_a_collapse_onto_a_third_of_many_experts_is_warned_about():
+    counter = LoadCounter()
+    busy = torch.arange(5).repeat(20)[:, None]
+    counter.add([RoutingRecord("moe", 0, Routing.from_choice(busy, torch.ones(100, 1), torch.zeros(100, 16)), None, 0)])
+    watch = CollapseWatch()
+    metrics = EpochMetrics(1, 0.1, 1.0, 0.0, 1.0, 1.0, 0.5, 1.0, counter.report())
+    watch.see(metrics)
+    with pytest.warns(MoeZooWarning, match="11 of 16 get none"):
+        watch.see(metrics)

@@ -79,5 +79,5 @@ def make_plan(routing: Routing, path: str) -> Plan:
         num_tokens=routing.num_tokens,
         path=path,
         order=order_N,
-        num_assignments=len(routing.expert_index),
+        num_assignments=routing.expert_index.shape[0],
     )

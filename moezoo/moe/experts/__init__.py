@@ -1,10 +1,11 @@
-"""Experts compute rows sorted by expert. Weights are stacked over experts; found by name."""
+"""Experts compute rows sorted by expert. Weights are stacked over experts where possible; found by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from moezoo.moe.arguments import check_arguments, own_arguments
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.shared import SharedExperts
 from moezoo.moe.experts.stacked import StackedGLU, StackedMLP
@@ -15,19 +16,44 @@ C = TypeVar("C", bound=type[Experts])
 experts: Registry[type[Experts]] = Registry("experts")
 experts.add("mlp", StackedMLP)
 experts.add("glu", StackedGLU)
+for _name, _class in {
+    "conv": "ConvExperts",
+    "lora": "LoRAExperts",
+    "mixed": "MixedExperts",
+    "modules": "ModuleExperts",
+    "residual_mlp": "ResidualMLP",
+}.items():
+    experts.add(_name, f"moezoo.moe.experts.{_name}:{_class}")
+
+_GIVEN = ("dim", "hidden_dim", "num_experts", "activation", "dropout")
 
 
 def register_experts(name: str) -> Callable[[C], C]:
     """Class decorator: ``@register_experts("mine") class Mine(Experts)`` makes ``MoELayer(expert="mine")`` work.
 
-    The class is called as ``cls(dim, hidden_dim, num_experts, activation=…, dropout=…)``.
+    The class is called as ``cls(dim, hidden_dim, num_experts, activation=…, dropout=…, **expert_args)``.
     """
     return experts.register(name)
 
 
-def build_experts(name: str, dim: int, hidden_dim: int, num_experts: int, **args: Any) -> Experts:
-    """The experts registered under ``name``."""
-    return experts.get(name)(dim, hidden_dim, num_experts, **args)
+def build_experts(
+    name: str,
+    dim: int,
+    hidden_dim: int,
+    num_experts: int,
+    *,
+    expert_args: Mapping[str, Any] | None = None,
+    **shared: Any,
+) -> Experts:
+    """The experts registered under ``name``; ``shared`` are the arguments of every kind, ``expert_args`` its own.
+
+    Raises:
+        UnknownModelError: No experts have this name.
+        ConfigError: ``expert_args`` names an argument that these experts do not have, or a value is out of range.
+    """
+    cls = experts.get(name)
+    own = check_arguments("expert_args", f"experts {name!r}", expert_args, own_arguments(cls, _GIVEN))
+    return cls(dim, hidden_dim, num_experts, **shared, **own)
 
 
 __all__ = ["Experts", "SharedExperts", "StackedGLU", "StackedMLP", "build_experts", "experts", "register_experts"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ class Experts(nn.Module, ABC):
 
     paths: tuple[str, ...] = ("loop",)
     """The paths (:data:`moezoo.moe.paths.PATHS`) it can be computed by, the usual one first."""
+    gated = False
+    """Whether they are gated MLPs, as the shared experts beside them then are too."""
+    whole_maps = False
+    """Whether an expert needs all tokens of a map: the layer then refuses routers that could split one."""
 
     def __init__(self, dim: int, hidden_dim: int, num_experts: int):
         super().__init__()
@@ -38,8 +43,12 @@ class Experts(nn.Module, ABC):
         return self.paths[0]
 
     @abstractmethod
-    def flops_per_row(self) -> int:
-        """FLOPs (2 x multiply-adds of the matrix products) that one row costs in the forward pass."""
+    def flops(self, rows: Sequence[int]) -> int:
+        """FLOPs (2 x multiply-adds of the matrix products) of a forward pass, where expert e computes ``rows[e]``."""
+
+    def expert_parameters(self) -> list[int]:
+        """The number of parameters of each expert; what all of them share is in none."""
+        return [sum(p.numel() for p in self.parameters()) // self.num_experts] * self.num_experts
 
     def extra_repr(self) -> str:
         return f"{self.num_experts} x ({self.dim} -> {self.hidden_dim} -> {self.dim})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -73,8 +75,8 @@ class StackedMLP(Experts):
         self.packs.drop()
         super()._load_from_state_dict(*args, **kwargs)
 
-    def flops_per_row(self) -> int:
-        return 2 * (self.w_in[0].numel() + self.w_out[0].numel())
+    def flops(self, rows: Sequence[int]) -> int:
+        return 2 * sum(rows) * (self.w_in[0].numel() + self.w_out[0].numel())
 
 
 class StackedGLU(StackedMLP):

@@ -10,7 +10,7 @@ from moezoo.moe.paths.stack import MLPStack, compute_dtype
 from moezoo.moe.types import Routing, has_values
 
 FEW = 8
-"""Rows an expert, on average, up to which the experts are padded: found by benchmarks/moe_layer.py."""
+"""Rows an expert up to which a call for each costs more than its products do."""
 
 
 def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
@@ -38,11 +38,11 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
 
 
 def _few_and_even(routing: Routing) -> bool:
-    """Whether so few rows meet each expert that calling one after the other costs more than padding does."""
+    """Whether every expert has the same few rows: one product then saves many calls and pads nothing."""
     if routing.slots is None and not 0 < len(routing.expert_index) <= FEW * routing.num_experts:
         return False  # without a wait for the device
     rows = routing.expert_rows()
-    return 0 < sum(rows) <= FEW * len(rows) and max(rows) * len(rows) <= 2 * sum(rows)
+    return 0 < rows[0] <= FEW and len(set(rows)) == 1
 
 
 def _wants_gradients(x_TD: Tensor, mlp: MLPStack) -> bool:

@@ -32,25 +32,25 @@ class PackCache:
     def __init__(self) -> None:
         self.on = True
         self.nbytes = 0
-        self._key: tuple | None = None
+        self._dtype: torch.dtype | None = None
+        self._seen: list[_Seen] = []
         self._packed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def get(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Of each expert ``w_in, b_in, w_out, b_out`` in ``dtype``, the matrices reordered."""
-        key = (dtype, *(_state(w) for w in weights))
-        if key != self._key:
+        if dtype != self._dtype or not all(map(_Seen.same, self._seen, weights)):
             self.drop()
             w_in, b_in, w_out, b_out = (w.detach().to(dtype) for w in weights)
             self._packed = [
                 (_reorder(w_in[e]), b_in[e].clone(), _reorder(w_out[e]), b_out[e].clone()) for e in range(len(w_in))
             ]
             self.nbytes = sum(w.numel() * dtype.itemsize for w in weights)
-            self._key = key
+            self._dtype, self._seen = dtype, [_Seen(w) for w in weights]
         return self._packed
 
     def drop(self) -> None:
         """Free the copies."""
-        self._key, self._packed, self.nbytes = None, [], 0
+        self._dtype, self._seen, self._packed, self.nbytes = None, [], [], 0
 
     def __getstate__(self) -> dict:
         fresh = PackCache()
@@ -81,9 +81,15 @@ def _caches(model: nn.Module) -> list[PackCache]:
     return [cache for module in model.modules() if isinstance(cache := getattr(module, "packs", None), PackCache)]
 
 
-def _state(weight: Tensor) -> tuple:
-    # The reference tells a new parameter from one whose memory it was given.
-    return weakref.ref(weight), weight.data_ptr(), weight._version
+class _Seen:
+    """A weight as it was when it was packed."""
+
+    def __init__(self, weight: Tensor):
+        # The reference tells a new parameter from one whose memory it was given.
+        self.weight, self.address, self.version = weakref.ref(weight), weight.data_ptr(), weight._version
+
+    def same(self, weight: Tensor) -> bool:
+        return self.weight() is weight and (self.address, self.version) == (weight.data_ptr(), weight._version)
 
 
 def _reorder(weight: Tensor) -> Tensor:

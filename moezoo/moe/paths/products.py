@@ -12,7 +12,7 @@ def one_dnn(x: Tensor) -> bool:
 
     In half precision torch calls oneDNN by itself.
     """
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _AVAILABLE and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    return x.dtype == torch.float32 and x.device.type == "cpu" and _AVAILABLE and bool(torch.backends.mkldnn.enabled)
 
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -86,7 +86,7 @@ class _SortedMLP(torch.autograd.Function):
 def used(sizes: list[int], *parts: Any) -> Iterator[tuple[Any, ...]]:
     """Of every expert that has rows its share of each part, which is a stack over experts or a split by them."""
     parts = tuple(p.unbind(0) if isinstance(p, Tensor) else p for p in parts)
-    return (share for size, *share in zip(sizes, *parts, strict=True) if size)
+    return (tuple(share) for size, *share in zip(sizes, *parts, strict=True) if size)
 
 
 def gradients_like(w_in: Tensor, w_out: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:

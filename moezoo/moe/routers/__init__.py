@@ -33,6 +33,7 @@ for _name, _class in {
     "relu": "ReLURouter",
     "shazeer_topk": "ShazeerTopKRouter",
     "sigmoid_bias": "SigmoidBiasRouter",
+    "soft": "SoftRouter",
     "threshold": "ThresholdRouter",
     "top_p": "TopPRouter",
 }.items():

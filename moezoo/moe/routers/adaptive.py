@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.moe.routers.base import Router
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, recomputing
 
 
 class AdaptiveRouter(Router):
@@ -25,12 +25,16 @@ class AdaptiveRouter(Router):
         # No buffer: DistributedDataParallel would overwrite it with the first process's at every forward.
         self.tally = torch.zeros(num_experts + 1, dtype=torch.int64)
 
+    def set_num_experts(self, num_experts: int) -> None:
+        super().set_num_experts(num_experts)
+        self.tally = self.tally.new_zeros(num_experts + 1)
+
     @abstractmethod
     def adapt(self, counts_E: Tensor, num_tokens: Tensor) -> None:
         """Change the state by what was counted, int64, at least one token; called without gradients."""
 
     def limit(self, routing: Routing) -> Routing:
-        if self.training and not _recomputing():
+        if self.training and not recomputing():
             with torch.no_grad():
                 counts_E = routing.counts(dropped=True).to(torch.int64)
                 self.tally += torch.cat([counts_E, counts_E.new_full((1,), routing.num_tokens)])
@@ -62,7 +66,3 @@ def step_routers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, AdaptiveRouter):
             module.step()
-
-
-def _recomputing() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,13 @@ class Router(nn.Module, ABC):
 
     priority = "choice"
     """Whom a full expert serves first: see :func:`~moezoo.moe.dispatch.capacity.apply_capacity`."""
+
+    mixes_tokens = False
+    """Whether experts compute mixtures of tokens (:attr:`Routing.slots`), not the tokens themselves."""
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = None
+    """The parameters and buffers with a slice per expert, and on which axis, so that experts can be removed, merged and
+    added (:mod:`moezoo.moe.surgery`). ``None``: what the router knows of an expert cannot be handed to another."""
 
     def __init__(
         self,
@@ -101,6 +110,23 @@ class Router(nn.Module, ABC):
                     "(check the batch and the learning rate). Nothing was changed by this step."
                 )
             return self.limit(dataclasses.replace(routing, samples=samples, token_type=token_type))
+
+    @property
+    def expert_groups(self) -> int:
+        """Neighbours in the expert index form this many groups of equal size, which surgery keeps equal."""
+        return 1
+
+    def set_num_experts(self, num_experts: int) -> None:
+        """Told when the tensors of :attr:`expert_axes` were replaced by those of ``num_experts`` experts.
+
+        Routers with further state that depends on the number extend it.
+
+        Raises:
+            ConfigError: The router's other arguments do not allow this number.
+        """
+        if num_experts < self.top_k:
+            raise ConfigError(f"{num_experts} experts are too few: the router gives a token top_k={self.top_k}.")
+        self.num_experts = num_experts
 
     def flops(self, routing: Routing) -> int:
         """FLOPs (2 x multiply-adds of the matrix products) of making ``routing``: each matrix once per token."""

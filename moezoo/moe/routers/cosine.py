@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ class CosineRouter(Router):
 
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"keys": 0}
 
     def __init__(self, dim: int, num_experts: int, *, projection_dim: int | None = None, **shared):
         super().__init__(dim, num_experts, **shared)

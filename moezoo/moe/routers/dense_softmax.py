@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +24,8 @@ class DenseSoftmaxRouter(Router):
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
 
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0}
+
     def __init__(self, dim: int, num_experts: int, *, temperature: float = 1.0, top_k: int = 1, **shared):
         if top_k not in (1, num_experts):
             raise ConfigError(
@@ -30,6 +35,10 @@ class DenseSoftmaxRouter(Router):
         super().__init__(dim, num_experts, top_k=num_experts, **shared)
         self.temperature = check_positive("temperature", temperature)
         self.weight = linear_weight(num_experts, dim)
+
+    def set_num_experts(self, num_experts: int) -> None:
+        self.top_k = num_experts
+        super().set_num_experts(num_experts)
 
     def route(self, x_TD: Tensor) -> Routing:
         logits_TE = F.linear(x_TD, self.weight.to(x_TD.dtype)) / self.temperature

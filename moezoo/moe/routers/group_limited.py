@@ -33,6 +33,18 @@ class GroupLimitedRouter(SigmoidBiasRouter):
                 f"top_groups={top_groups} of {num_experts // num_groups} experts each cannot give top_k={self.top_k}."
             )
 
+    @property
+    def expert_groups(self) -> int:
+        return self.num_groups
+
+    def set_num_experts(self, num_experts: int) -> None:
+        if num_experts % self.num_groups or self.top_groups * (num_experts // self.num_groups) < self.top_k:
+            raise ConfigError(
+                f"{num_experts} experts are not allowed: they must form num_groups={self.num_groups} equal groups, and "
+                f"top_groups={self.top_groups} of these hold top_k={self.top_k}."
+            )
+        super().set_num_experts(num_experts)
+
     def select(self, biased_TE: Tensor) -> Tensor:
         grouped_TGM = biased_TE.unflatten(-1, (self.num_groups, -1))
         best_TG2 = grouped_TGM.sort(dim=-1, descending=True).values[..., :2]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class MultiHeadRouter(Router):
 
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 1}
 
     def __init__(self, dim: int, num_experts: int, *, num_heads: int = 4, temperature: float = 1.0, **shared):
         super().__init__(dim, num_experts, **shared)

@@ -21,3 +21,7 @@ class NoisyTopKRouter(SoftmaxTopKRouter):
     def __init__(self, dim: int, num_experts: int, *, sigma: float = 1.0, normalize: bool | None = None, **shared):
         noise_std = check_positive("sigma", sigma, zero=True) / num_experts
         super().__init__(dim, num_experts, noise_std=noise_std, normalize=normalize or False, **shared)
+
+    def set_num_experts(self, num_experts: int) -> None:
+        self.noise_std *= self.num_experts / num_experts  # sigma / E
+        super().set_num_experts(num_experts)

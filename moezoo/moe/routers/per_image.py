@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +17,8 @@ class PerImageRouter(Router):
 
     An input without a sample axis, (T, D), is one sample.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0}
 
     def __init__(self, dim: int, num_experts: int, **shared):
         super().__init__(dim, num_experts, **shared)

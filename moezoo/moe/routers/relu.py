@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ class ReLURouter(AdaptiveRouter):
 
     coefficient: Tensor
     """() float32 whatever the module's dtype; no gradient."""
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0}
 
     def __init__(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +26,8 @@ class ShazeerTopKRouter(Router):
 
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0, "noise_weight": 0}
 
     def __init__(self, dim: int, num_experts: int, *, noise_floor: float = 1e-2, **shared):
         super().__init__(dim, num_experts, **shared)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +32,8 @@ class SigmoidBiasRouter(AdaptiveRouter):
 
     bias: Tensor
     """(E,) float32 whatever the module's dtype; no gradient."""
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0, "bias": 0}
 
     def __init__(
         self,

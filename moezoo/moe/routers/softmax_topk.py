@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +24,8 @@ class SoftmaxTopKRouter(Router):
 
     The remaining arguments are :class:`Router`'s.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0}
 
     def __init__(self, dim: int, num_experts: int, *, noise_std: float = 0.0, jitter: float = 0.0, **shared):
         super().__init__(dim, num_experts, **shared)

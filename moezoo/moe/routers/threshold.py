@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_int, check_positive
 from moezoo.moe.routers.base import Router, first_choices, linear_weight, shares
 from moezoo.moe.types import Routing
@@ -28,6 +32,8 @@ class ThresholdRouter(Router):
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
 
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0, "threshold": 0}
+
     def __init__(
         self,
         dim: int,
@@ -45,6 +51,11 @@ class ThresholdRouter(Router):
         )
         self.weight = linear_weight(num_experts, dim)
         self.threshold = nn.Parameter(torch.full((num_experts,), float(threshold_init)))
+
+    def set_num_experts(self, num_experts: int) -> None:
+        if num_experts < self.min_experts:
+            raise ConfigError(f"{num_experts} experts are too few: the router has min_experts={self.min_experts}.")
+        super().set_num_experts(num_experts)
 
     def route(self, x_TD: Tensor) -> Routing:
         logits_TE = F.linear(x_TD, self.weight.to(x_TD.dtype))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,6 +25,8 @@ class TopPRouter(Router):
 
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s.
     """
+
+    expert_axes: ClassVar[Mapping[str, int] | None] = {"weight": 0}
 
     def __init__(self, dim: int, num_experts: int, *, p: float = 0.4, **shared):
         super().__init__(dim, num_experts, **shared)

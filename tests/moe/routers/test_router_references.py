@@ -83,6 +83,15 @@ def sigmoid_bias(router, token):
 
 
 @per_token
+def soft(router, token):
+    query = [v / math.sqrt(sum(u * u for u in token) + 1e-6) for v in token]
+    columns = [row for expert in matrix(router.phi.permute(1, 2, 0)) for row in expert]
+    keys = [[v / math.sqrt(sum(u * u for u in row) + 1e-6) for v in row] for row in columns]
+    probs = naive_softmax([router.scale.item() * z for z in product(keys, query)])
+    return {e: sum(probs[e * 2 : e * 2 + 2]) for e in range(E)}
+
+
+@per_token
 def relu(router, token):
     return {e: z for e, z in enumerate(product(matrix(router.weight), token)) if z > 0}
 
@@ -133,6 +142,7 @@ REFERENCES: dict[str, Callable[..., Weights]] = {
     "relu": relu,
     "shazeer_topk": linear(True),
     "sigmoid_bias": sigmoid_bias,
+    "soft": soft,
     "softmax_topk": linear(True),
     "threshold": threshold,
     "top_p": top_p,

@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "relu": {},
     "shazeer_topk": {},
     "sigmoid_bias": {"route_scale": 1.5},
+    "soft": {"num_slots": 2},
     "softmax_topk": {},
     "threshold": {},
     "top_p": {"p": 0.5},
@@ -37,8 +38,12 @@ BY_POSITION = {"hash", "random"}
 """A token's experts go by its place, so that moving it moves them."""
 DYNAMIC = {"relu", "threshold", "top_p"}
 """The number of a token's experts varies."""
-NO_DENSE_LIMIT = {"relu", "threshold"}
+MIXING = {"soft"}
+"""Experts compute mixtures of a sample's tokens, not tokens; all of them, without a capacity."""
+NO_DENSE_LIMIT = {"relu", "threshold"} | MIXING
 """With K = E they are no mixture weighted by ``probs``."""
+BY_SAMPLE = {"expert_choice", "per_image"} | MIXING
+"""A token's result depends on the others of its sample."""
 
 
 def registered(name: str) -> str:
@@ -52,6 +57,9 @@ def build(name: str, dim: int = 4, num_experts: int = 4, top_k: int = 2, **args:
         router_args["num_groups"] = 1
     if name == "dense_softmax":
         top_k = num_experts
+    if name in MIXING:
+        top_k = 1
+        args.pop("capacity_factor", None)
     if name == "modality" and num_experts % top_k:
         router_args.setdefault("experts_of_type", [tuple(range(top_k)), num_experts - 1])
     layer = MoELayer(

@@ -1,0 +1,58 @@
+"""Hidden units have no order: matching those of two experts before their weights are averaged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moezoo.moe.layer import MoELayer
+from moezoo.moe.surgery.rows import STACKS, mean_by_use
+
+Weights = dict[str, Tensor]
+"""``w_in, b_in, w_out, b_out`` of one expert."""
+
+
+def expert_weights(layer: MoELayer, expert: int) -> Weights:
+    """One expert's slices of the stacks."""
+    return {name: getattr(layer.experts, name)[expert].detach() for name in STACKS}
+
+
+def units(weights: Weights) -> Tensor:
+    """(H, F) float64: all weights of each hidden unit, of a GLU its gate's and its value's."""
+    H = weights["w_out"].shape[1]
+    rows = torch.cat([weights["w_in"], weights["b_in"][:, None]], dim=1).double()
+    return torch.cat([*rows.split(H), weights["w_out"].t().double()], dim=1)
+
+
+def matched_to(reference: Weights, weights: Weights) -> Weights:
+    """The same expert with its hidden units in the order in which they are closest to the reference's.
+
+    The order minimises the squared distance of the weights, which is a linear assignment (Ainsworth et al. 2023, "Git
+    Re-Basin", section 3.2, with one layer to permute).
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    product_HH = units(reference) @ units(weights).t()
+    _, order = linear_sum_assignment(product_HH.cpu().numpy(), maximize=True)
+    order_H = torch.as_tensor(order, device=weights["w_out"].device)
+    H = len(order_H)
+    order_W = torch.cat([order_H + start for start in range(0, len(weights["b_in"]), H)])
+    return {
+        "w_in": weights["w_in"][order_W],
+        "b_in": weights["b_in"][order_W],
+        "w_out": weights["w_out"][:, order_H],
+        "b_out": weights["b_out"],
+    }
+
+
+def averaged(layer: MoELayer, group: list[int], use_E: Tensor, align: bool) -> Weights:
+    """The mean of some experts by use, matched to the most used of them; one alone stays as it is."""
+    members = {expert: expert_weights(layer, expert) for expert in group}
+    if len(group) == 1:
+        return members[group[0]]
+    reference = max(group, key=lambda expert: float(use_E[expert]))
+    if align:
+        for expert in group:
+            if expert != reference:
+                members[expert] = matched_to(members[reference], members[expert])
+    return {name: mean_by_use([w[name] for w in members.values()], use_E[group]) for name in STACKS}

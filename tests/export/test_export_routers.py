@@ -1,0 +1,101 @@
+"""Every router in every format, at small size: other inputs, other batches, experts that tracing did not reach."""
+
+import pytest
+import torch
+from torch import nn
+
+from moezoo.export import export_model
+from moezoo.export.formats import FORMATS
+from moezoo.moe import MoELayer
+from moezoo.moe.routers import routers
+
+NAMES = list(routers)
+ARGS = {"group_limited": {"num_groups": 2}, "hash": {"key": "token_type"}, "top_p": {"p": 0.5}}
+BY_TYPE = {"hash", "modality"}
+ALL_EXPERTS = {"dense_softmax", "expert_choice", "soft"}
+"""Whatever is traced, every expert computes."""
+BY_POSITION = {"random"}
+"""A token's experts go by its place, whatever it holds."""
+NOT_EXPORTABLE: dict[tuple[str, str], str] = {}
+"""(router, format) and why; a router that begins to work, or stops, fails its test."""
+
+
+class Typed(nn.Module):
+    """A layer whose token types follow from the tokens, since an exported model has one input."""
+
+    def __init__(self, layer: MoELayer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, token_type=(x[..., 0] > 0).long())
+
+
+def build(router: str, **args) -> nn.Module:
+    """A layer with spread weights: routers start near zero, where mistakes hide."""
+    top_k = 6 if router in ("dense_softmax", "soft") else 2
+    layer = MoELayer(8, num_experts=6, top_k=top_k, router=router, router_args=ARGS.get(router), hidden_dim=5, **args)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p))
+    return Typed(layer) if router in BY_TYPE else layer
+
+
+def check(model, path, format, router):
+    exported = export_model(model, path / f"layer.{format}", format=format, input_size=(5, 8))
+    assert exported.parity.pairs == 6
+    if router in ALL_EXPERTS:
+        assert exported.parity.pairs_traced == 6
+    elif router not in BY_POSITION:
+        assert exported.parity.pairs_new > 0
+    run, model = FORMATS[format].load(exported.file), model.eval()
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 5, 8)
+        with torch.no_grad():
+            expected = model(x)
+        assert (run(x)[0] - expected).abs().max() <= FORMATS[format].limit * expected.abs().max()
+
+
+def routers_in(format, *, fast=()):
+    slow = [pytest.mark.slow] if format == "onnx" else []
+    return [pytest.param(name, format, marks=[] if name in fast else slow) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("router", "format"),
+    routers_in("pt2") + routers_in("onnx", fast=("softmax_topk", "expert_choice", "threshold", "soft", "modality")),
+)
+def test_every_router_is_exported_but_for_those_listed(router, format, tmp_path):
+    model = build(router)
+    if (router, format) in NOT_EXPORTABLE:
+        with pytest.raises(Exception, match=NOT_EXPORTABLE[router, format]):
+            check(model, tmp_path, format, router)
+    else:
+        check(model, tmp_path, format, router)
+
+
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("router", "args"),
+    [
+        ("softmax_topk", {"capacity_factor": 0.7}),
+        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "vmoe"}),
+        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "tutel"}),
+        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "megablocks"}),
+        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "lucidrains"}),
+        ("bpr_topk", {"capacity_factor": 0.7}),
+        ("softmax_topk", {"expert": "glu", "activation": "silu", "num_shared_experts": 2}),
+        ("softmax_topk", {"activation": "quick_gelu"}),
+        ("softmax_topk", {"activation": "gelu_tanh"}),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value,
+)
+def test_capacity_rules_and_kinds_of_experts_are_exported(router, args, format, tmp_path):
+    check(build(router, **args), tmp_path, format, router)
+
+
+def test_equal_logits_go_to_the_lowest_index_in_onnx_too(tmp_path):
+    model = build("softmax_topk")
+    with torch.no_grad():
+        model.router.weight.copy_(model.router.weight[:2].repeat(3, 1))  # experts 0, 2, 4 and 1, 3, 5 always tie
+    check(model, tmp_path, "onnx", "random")

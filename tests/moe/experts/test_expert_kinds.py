@@ -1,0 +1,199 @@
+"""Every kind of experts equals a slow reference, in values and in all gradients, on every path it has."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from expert_reference import GRID, KINDS, D, E, H, build, mixture
+from torch import nn
+from torch.nn import functional as F
+
+from moezoo.errors import InputError
+from moezoo.moe import MoELayer
+from moezoo.moe.experts import experts as registry
+
+CASES = [
+    (kind, path)
+    for kind in KINDS
+    for path in ("auto", *registry.get("mixed" if kind == "unequal" else kind).paths)
+    if path != "packed"  # has no gradients
+]
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES)
+def test_outputs_and_all_gradients_equal_the_reference(kind, path):
+    layer = build(kind, path=path)
+    x = torch.randn(5, 6, D, dtype=torch.float64)
+    results = []
+    for run in (lambda v: mixture(kind, layer, v), layer):
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        y = run(inputs)
+        (y * torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view_as(y)).sum().backward()
+        results.append(
+            [y, inputs.grad, *(torch.zeros_like(p) if p.grad is None else p.grad for p in layer.parameters())]
+        )
+    assert layer.router.weight.grad.abs().sum() > 0
+    for expected, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES)
+def test_idle_experts_have_zero_gradients_not_none(kind, path):
+    layer = build(kind, path=path, top_k=1)
+    with torch.no_grad():  # all tokens to expert 2
+        layer.router.weight.zero_()
+        layer.router.weight[2, 0] = 50
+    x = torch.rand(1, 6, D, dtype=torch.float64) + 1
+    layer(x).sum().backward()
+    for name, p in layer.experts.named_parameters():
+        if not p.requires_grad:
+            continue
+        assert p.grad is not None, name
+        if name.startswith("members."):
+            idle = p.grad if name.split(".")[1] != "2" else p.grad[:0]
+        else:
+            idle = p.grad[[0, 1, 3]]
+        assert not idle.any(), name
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES)
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(kind, path):
+    layer = build(kind, path=path)
+    x = torch.randn(0, 6, D, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    assert y.shape == x.shape
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("kind", "path"), [c for c in CASES if c[0] != "conv" and c[1] != "loop"])
+def test_dropped_assignments_count_nowhere(kind, path):
+    layers = {name: build(kind, capacity_factor=0.5, path=name) for name in ("loop", path)}
+    layers[path].load_state_dict(layers["loop"].state_dict())
+    x = torch.randn(3, 6, D, dtype=torch.float64)
+    grads = []
+    for layer in layers.values():
+        y = layer(x)
+        y.square().sum().backward()
+        grads.append([y, *(p.grad for p in layer.parameters() if p.requires_grad)])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_dict_makes_an_equal_layer(kind):
+    layer, other = build(kind), build(kind)
+    x = torch.randn(2, 6, D, dtype=torch.float64)
+    assert not torch.equal(layer(x), other(x))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), other(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", ["loop", "static"])
+def test_under_autocast_it_stays_near_full_precision(kind, path):
+    layer = build(kind, path=path).float()
+    x = torch.randn(2, 6, D)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    residual = kind in ("residual_mlp", "mixed")
+    assert y.dtype == (torch.float32 if residual else torch.bfloat16)
+    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.2)
+
+
+@pytest.mark.parametrize("kind", ["residual_mlp", "lora", "conv", "mixed", "unequal"])
+def test_full_dropout_removes_the_hidden_units_in_training_only(kind):
+    args = {"dropout": 1.0, **({"top_k": 1} if kind != "conv" else {})}
+    layer, plain = build(kind, **args), build(kind, **{**args, "dropout": 0.0})
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 6, D, dtype=torch.float64)
+    assert not torch.allclose(layer(x), plain(x))
+    torch.testing.assert_close(layer.eval()(x), plain(x))
+
+
+def test_experts_with_a_residual_learn_their_norms_though_their_mlps_are_frozen():
+    layer = build("residual_mlp").float().eval()
+    layer.requires_grad_(False)
+    layer.experts.norm_weight.requires_grad_(True)
+    layer(torch.randn(2, 6, D)).square().sum().backward()
+    assert layer.experts.norm_weight.grad.abs().sum() > 0
+
+
+def test_low_rank_experts_start_as_their_shared_mlp_and_leave_it_as_it_is():
+    layer = MoELayer(D, num_experts=E, top_k=2, hidden_dim=H, expert="lora")
+    w_in, b_in, w_out, b_out = torch.randn(H, D), torch.randn(H), torch.randn(D, H), torch.randn(D)
+    layer.experts.load_base(w_in, b_in, w_out, b_out)
+    x = torch.randn(7, D)
+    torch.testing.assert_close(layer(x), F.linear(F.gelu(F.linear(x, w_in, b_in)), w_out, b_out))
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimiser.zero_grad()
+        layer(x).square().sum().backward()
+        optimiser.step()
+    assert torch.equal(layer.state_dict()["experts.base.fc1.weight"], w_in)
+    assert torch.equal(layer.state_dict()["experts.base.fc2.bias"], b_out)
+    assert layer.experts.up_in.abs().sum() > 0
+    with pytest.raises(InputError, match=r"b_in must be \(6,\), got \(5,\)"):
+        layer.experts.load_base(torch.zeros(H, D), torch.zeros(5), w_out, b_out)
+    assert torch.equal(layer.experts.base.fc1.weight, w_in), "nothing is copied where one does not fit"
+
+
+def test_modules_that_refuse_an_empty_batch_are_not_called_without_rows():
+    torch.manual_seed(0)
+    layer = MoELayer(
+        D, num_experts=8, expert="modules", expert_args={"make": lambda e: nn.Sequential(nn.BatchNorm1d(D))}
+    )
+    with torch.no_grad():
+        layer.router.weight.zero_()
+        layer.router.weight[5, 0] = 1
+    layer(torch.rand(6, D)).sum().backward()
+    counted = [m[0].num_batches_tracked.item() for m in layer.experts.members]
+    assert counted == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_modules_are_taken_as_they_are_and_numbers_reach_make():
+    given = [nn.Linear(D, D) for _ in range(3)]
+    layer = MoELayer(D, num_experts=3, expert="modules", expert_args={"modules": given})
+    assert all(ours is theirs for ours, theirs in zip(layer.experts.members, given, strict=True))
+    asked = []
+    MoELayer(D, num_experts=3, expert="modules", expert_args={"make": lambda e: asked.append(e) or nn.Identity()})
+    assert asked == [0, 1, 2]
+
+
+def test_a_module_that_changes_the_width_is_named():
+    layer = MoELayer(D, num_experts=2, expert="modules", expert_args={"make": lambda e: nn.Linear(D, 3)})
+    with pytest.raises(InputError, match=r"expert [01] \(Linear\) must give \(n, 4\).*got \(\d+, 3\)"):
+        layer(torch.randn(5, D))
+
+
+def test_convolutions_mix_the_tokens_of_a_map_and_of_no_other():
+    layer = build("conv")
+    x = torch.randn(3, 6, D, dtype=torch.float64)
+    before = layer(x)
+    changed = x.clone()
+    changed[1, 0] += 1e-3
+    moved = (layer(changed) - before).abs().amax(-1) > 0
+    assert not moved[0].any()
+    assert not moved[2].any()
+    assert moved[1, [0, 1, 3, 4]].all(), "its neighbours on the 2 x 3 grid"
+    assert layer.experts.grid == GRID
+
+
+def test_a_split_map_is_refused_at_the_call():
+    class Splitting(type(build("conv").router)):
+        def route_samples(self, x_TD, samples, token_type):
+            return self.route(x_TD) if samples == 1 else super().route_samples(x_TD, len(x_TD), token_type)
+
+    layer = build("conv")
+    layer.router.__class__ = Splitting
+    with pytest.raises(InputError, match=r"split a map of 2 x 3 tokens.*'per_image'"):
+        layer(torch.randn(8, 6, D, dtype=torch.float64))
+    with pytest.raises(InputError, match=r"maps of 2 x 3 take a multiple of 6 tokens, not 14"):
+        build("conv")(torch.randn(2, 7, D, dtype=torch.float64))
