@@ -12,7 +12,11 @@ import torch
 import transformers
 from safetensors.torch import save
 
+from moezoo.moe.experts import experts
+from moezoo.moe.routers import routers
+
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 ONE_EPOCH = ["--set", "training.epochs=1", "--set", "training.warmup_epochs=0"]
 SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH}
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
@@ -74,3 +78,20 @@ def test_links_inside_the_project_exist():
     for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def built_in(registry):
+    return {name for name in registry if registry.get(name).__module__.startswith("moezoo.")}
+
+
+def test_the_table_of_experts_says_which_paths_each_has():
+    columns = ("loop", "sorted", "batched", "packed", "grouped", "static")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|" + r" (✓?) ?\|" * len(columns), README, re.MULTILINE)
+    assert {row[0] for row in rows} == built_in(experts)
+    for name, *marks in rows:
+        assert {path for path, mark in zip(columns, marks, strict=True) if mark} == set(experts.get(name).paths), name
+
+
+def test_the_table_of_routers_names_each_of_them():
+    (row,) = re.findall(r"^\| `softmax_topk`.*$", README, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", row)) == sorted(built_in(routers))

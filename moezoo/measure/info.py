@@ -22,7 +22,7 @@ def model_info(model: nn.Module, *, verbose: bool = False) -> str:
     if config is None:
         lines.append("No EntityMoE configuration found.")
     else:
-        lines += [f"{key}: {value}" for key, value in config.items()]
+        lines += [f"{key}: {value}" for key, value in {**config, **_experts_now(model)}.items()]
     if verbose:
         lines += [RULE, *_costs(model)]
     return "\n".join([*lines, RULE])
@@ -36,6 +36,13 @@ def print_model_info(model: nn.Module, *, verbose: bool = False) -> None:
         verbose: Add parameter counts: total, active (used by one token), added by each adapter.
     """
     print(model_info(model, verbose=verbose))
+
+
+def _experts_now(model: nn.Module) -> dict[str, Any]:
+    """The number of experts, which surgery may have changed since they were injected."""
+    parts = [part for adapter in adapters_of(model).values() for part in adapter.modules()]
+    counts = [part.num_experts for part in parts if isinstance(part, MoELayer)]
+    return {"num_experts": counts[0] if len(set(counts)) == 1 else counts} if counts else {}
 
 
 def _costs(model: nn.Module) -> list[str]:

@@ -86,3 +86,10 @@ def test_what_no_configuration_can_say_is_refused_before_anything_is_written(tmp
     with pytest.raises(ConfigError, match=r"no configuration can say"):
         moezoo.save_pretrained(model, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_the_printed_configuration_follows(images, capsys):
+    model = build()
+    prune(model, images)
+    moezoo.print_model_info(model)
+    assert "num_experts: 3\n" in capsys.readouterr().out
