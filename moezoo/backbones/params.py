@@ -8,13 +8,19 @@ from torch import nn
 
 from moezoo.backbones.inject import adapters_of
 from moezoo.moe.checks import check_positive
+from moezoo.moe.experts import Experts
 from moezoo.moe.layer import MoELayer
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest)."""
+    """The parameters by role: ``moe`` (adapters and MoE layers), ``head`` (the classifier), ``backbone`` (the rest).
+
+    What experts keep frozen by their nature (:meth:`~moezoo.moe.experts.Experts.frozen_parameters`: the MLP that
+    low-rank experts share) is ``backbone``.
+    """
     moe = {id(p) for adapter in adapters_of(model).values() for p in adapter.parameters()}
     moe |= {id(p) for m in model.modules() if isinstance(m, MoELayer) for p in m.parameters()}
+    moe -= {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.frozen_parameters()}
     classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
     head = {id(p) for h in heads if isinstance(h, nn.Module) for p in h.parameters()}

@@ -50,5 +50,9 @@ class Experts(nn.Module, ABC):
         """The number of parameters of each expert; what all of them share is in none."""
         return [sum(p.numel() for p in self.parameters()) // self.num_experts] * self.num_experts
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Those that never learn, by the nature of these experts: freezing and unfreezing leaves them alone."""
+        return []
+
     def extra_repr(self) -> str:
         return f"{self.num_experts} x ({self.dim} -> {self.hidden_dim} -> {self.dim})"

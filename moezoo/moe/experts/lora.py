@@ -90,5 +90,8 @@ class LoRAExperts(Experts):
         own = sum(p[0].numel() for p in (self.down_in, self.up_in, self.down_out, self.up_out))
         return [own] * self.num_experts
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        return list(self.base.parameters())
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, scale={self.scale}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from moezoo.moe.activations import get_activation
-from moezoo.moe.checks import check_positive, check_probability
+from moezoo.moe.checks import check_choice, check_positive, check_probability
 from moezoo.moe.experts.stacked import init_linear_
+
+RESIDUALS = ("linear", "identity")
+"""What a residual expert adds: a linear map of x, or x."""
 
 
 class Activation(nn.Module):
@@ -55,12 +58,36 @@ class MLPExpert(nn.Module):
         return 2 * rows * (self.fc1.weight.numel() + self.fc2.weight.numel())
 
 
-class ResidualMLPExpert(MLPExpert):
-    """``x + MLP(norm(x))``."""
+class ResidualMLPExpert(nn.Module):
+    """``drop2 act(norm2(fc2 drop1 act(norm1(fc1 x)))) + proj x``; ``residual="identity"``: ``proj x`` is x."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, eps: float = 1e-5, **args):
-        super().__init__(dim, hidden_dim, **args)
-        self.norm = nn.LayerNorm(dim, eps=check_positive("eps", eps))
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        residual: str = "linear",
+        eps: float = 1e-5,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.dim, self.hidden_dim = dim, hidden_dim
+        self.residual = check_choice("residual", residual, RESIDUALS)
+        check_positive("eps", eps)
+        check_probability("dropout", dropout)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.norm1 = nn.LayerNorm(hidden_dim, eps=eps)
+        self.act = Activation(activation)
+        self.drop1 = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.drop2 = nn.Dropout(dropout)
+        self.proj = nn.Linear(dim, dim) if residual == "linear" else nn.Identity()
+        for linear in (self.fc1, self.fc2, self.proj):
+            if isinstance(linear, nn.Linear):
+                init_linear_(linear.weight, linear.bias)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return x_ND + super().forward(self.norm(x_ND))
+        h_NH = self.drop1(self.act(self.norm1(self.fc1(x_ND))))
+        return self.drop2(self.act(self.norm2(self.fc2(h_NH)))) + self.proj(x_ND)

@@ -15,11 +15,13 @@ from moezoo.moe.experts.residual_mlp import ResidualMLP
 from moezoo.moe.experts.stacked import StackedGLU, StackedMLP
 
 _NAMES = {"w_in": "fc1.weight", "b_in": "fc1.bias", "w_out": "fc2.weight", "b_out": "fc2.bias"}
-_NORM_NAMES = {**_NAMES, "norm_weight": "norm.weight", "norm_bias": "norm.bias"}
+_NORM_NAMES = {f"norm{i}_{part}": f"norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
+_PROJ_NAMES = {"w_res": "proj.weight", "b_res": "proj.bias"}
+_STACKS: tuple[type[Experts], ...] = (StackedMLP, StackedGLU, ResidualMLP)
 
 
 def unstack(experts: Experts) -> nn.ModuleList:
-    """One :class:`MLPExpert` for each of the experts, with copies of its weights.
+    """One :class:`MLPExpert` (or :class:`ResidualMLPExpert`) for each of the experts, with copies of its weights.
 
     Exact: :func:`stack` gives the same bits back. Types, devices, ``requires_grad`` and the mode are kept.
 
@@ -29,16 +31,17 @@ def unstack(experts: Experts) -> nn.ModuleList:
     Raises:
         ConfigError: They are of another kind.
     """
-    if type(experts) not in (StackedMLP, StackedGLU, ResidualMLP):
+    if not isinstance(experts, (StackedMLP, ResidualMLP)) or type(experts) not in _STACKS:
         raise ConfigError(
-            f"experts={type(experts).__name__} cannot be unstacked. Allowed: StackedMLP, StackedGLU, ResidualMLP."
+            f"experts={type(experts).__name__} cannot be unstacked. Allowed: "
+            f"{', '.join(cls.__name__ for cls in _STACKS)}."
         )
     args: dict[str, Any] = {"activation": experts.activation, "dropout": experts.dropout}
     modules = []
     for e in range(experts.num_experts):
         with torch.device("meta"):
             module = (
-                ResidualMLPExpert(experts.dim, experts.hidden_dim, eps=experts.eps, **args)
+                ResidualMLPExpert(experts.dim, experts.hidden_dim, residual=experts.residual, eps=experts.eps, **args)
                 if isinstance(experts, ResidualMLP)
                 else MLPExpert(experts.dim, experts.hidden_dim, gated=experts.gated, **args)
             )
@@ -49,7 +52,7 @@ def unstack(experts: Experts) -> nn.ModuleList:
     return nn.ModuleList(modules).train(experts.training)
 
 
-def stack(modules: Iterable[nn.Module]) -> StackedMLP:
+def stack(modules: Iterable[nn.Module]) -> StackedMLP | ResidualMLP:
     """What :func:`unstack` was given, from its result: the weights of all modules in single tensors.
 
     Args:
@@ -69,12 +72,12 @@ def stack(modules: Iterable[nn.Module]) -> StackedMLP:
                     f"modules cannot be stacked: module {e} has {name} {value}, module 0 {facts[0].get(name)}."
                 )
     first, E = modules[0], len(modules)
-    assert isinstance(first, MLPExpert)
+    assert isinstance(first, (MLPExpert, ResidualMLPExpert))
     args: dict[str, Any] = {"activation": first.act.name, "dropout": first.drop1.p}
-    result: StackedMLP
+    result: StackedMLP | ResidualMLP
     with torch.device("meta"):
         if isinstance(first, ResidualMLPExpert):
-            result = ResidualMLP(first.dim, first.hidden_dim, E, eps=first.norm.eps, **args)
+            result = ResidualMLP(first.dim, first.hidden_dim, E, residual=first.residual, eps=first.norm1.eps, **args)
         else:
             result = (StackedGLU if first.gated else StackedMLP)(first.dim, first.hidden_dim, E, **args)
     for stacked, name in _names(first).items():
@@ -84,7 +87,10 @@ def stack(modules: Iterable[nn.Module]) -> StackedMLP:
 
 
 def _names(module: nn.Module) -> dict[str, str]:
-    return _NORM_NAMES if isinstance(module, ResidualMLPExpert) else _NAMES
+    """Of each stacked parameter, the module's own."""
+    if not isinstance(module, ResidualMLPExpert):
+        return _NAMES
+    return {**_NAMES, **_NORM_NAMES, **(_PROJ_NAMES if module.residual == "linear" else {})}
 
 
 def _set(module: nn.Module, name: str, value: Tensor, requires_grad: bool) -> None:
@@ -100,15 +106,19 @@ def _facts(module: nn.Module) -> dict[str, object]:
             f"modules cannot be stacked: a {type(module).__name__} with parameters {sorted(weights)} is none of those "
             "that unstack gives."
         )
-    assert isinstance(module, MLPExpert)
+    assert isinstance(module, (MLPExpert, ResidualMLPExpert))
     facts: dict[str, object] = {
         "type": type(module).__name__,
-        "gated": module.gated,
         "activation": module.act.name,
         "dropout": module.drop1.p,
-        "eps": module.norm.eps if isinstance(module, ResidualMLPExpert) else None,
         "mode": "train" if module.training else "eval",
     }
+    if isinstance(module, ResidualMLPExpert):
+        if (module.norm1.eps, module.drop1.p) != (module.norm2.eps, module.drop2.p):
+            raise ConfigError("modules cannot be stacked: one has two norms of unequal eps, or two unequal dropouts.")
+        facts |= {"residual": module.residual, "eps": module.norm1.eps}
+    else:
+        facts["gated"] = module.gated
     for name, w in weights.items():
         facts[name] = f"{tuple(w.shape)} {w.dtype} {w.device} requires_grad={w.requires_grad}"
     return facts

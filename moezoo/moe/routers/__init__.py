@@ -6,11 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from moezoo.errors import ConfigError
+from moezoo.moe.arguments import check_arguments, own_arguments
 from moezoo.moe.routers.adaptive import AdaptiveRouter, step_routers
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
-from moezoo.names import did_you_mean
 from moezoo.parts import Registry
 
 C = TypeVar("C", bound=type[Router])
@@ -38,6 +37,8 @@ for _name, _class in {
     "top_p": "TopPRouter",
 }.items():
     routers.add(_name, f"moezoo.moe.routers.{_name}:{_class}")
+
+_GIVEN = tuple(inspect.signature(Router.__init__).parameters)
 
 
 def register_router(name: str) -> Callable[[C], C]:
@@ -67,28 +68,8 @@ def build_router(
     cls = routers.get(name)
     if capacity_rule != "gshard":  # the default is not handed on, for routers written without this argument
         shared["capacity_rule"] = capacity_rule
-    if not isinstance(router_args, (Mapping, type(None))):
-        raise ConfigError(f"router_args={router_args!r} is not allowed: it must map arguments of the router to values.")
-    allowed = own_arguments(cls)
-    for key in router_args or ():
-        if key not in allowed:
-            raise ConfigError(
-                f"router_args: router {name!r} has no argument {key!r}.{did_you_mean(str(key), allowed)} "
-                f"Allowed: {', '.join(allowed) or 'none'}."
-            )
-    return cls(dim, num_experts, **shared, **(router_args or {}))
-
-
-def own_arguments(cls: type[Router]) -> list[str]:
-    """The constructor arguments of a router class that :class:`Router` does not have, its base classes' included."""
-    own: list[str] = []
-    for base in cls.__mro__[: cls.__mro__.index(Router)]:
-        if "__init__" in vars(base):
-            parameters = list(inspect.signature(base.__init__).parameters.values())  # type: ignore[misc]
-            own += [p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            if all(p.kind != p.VAR_KEYWORD for p in parameters):
-                break  # it hands nothing on that it does not name
-    return [name for name in dict.fromkeys(own) if name not in inspect.signature(Router.__init__).parameters]
+    own = check_arguments("router_args", f"router {name!r}", router_args, own_arguments(cls, _GIVEN))
+    return cls(dim, num_experts, **shared, **own)
 
 
 __all__ = [

@@ -15,21 +15,31 @@ KINDS = {
     "mlp": {},
     "glu": {},
     "residual_mlp": {"eps": 0.1},
+    "residual_identity": {"residual": "identity", "eps": 0.1},
     "lora": {"rank": 2, "alpha": 3.0},
     "conv": {"grid": GRID},
     "mixed": {"kinds": ["residual_mlp", "zero", "copy", "constant"]},
     "unequal": {"kinds": ["mlp", "glu", "mlp", "mlp"], "hidden_dims": [2, 3, None, 7]},
     "modules": {"make": lambda e: nn.Sequential(nn.Linear(D, 3 + e), nn.Tanh(), nn.Linear(3 + e, D))},
 }
-"""Arguments of each kind; ``unequal`` is ``mixed`` too."""
+"""Arguments of each kind."""
+REGISTERED = {"unequal": "mixed", "residual_identity": "residual_mlp"}
+"""What a kind is registered as, where this is not its own name."""
 
 
 def build(kind: str, **args) -> MoELayer:
     """A layer in double precision whose parameters hide nothing (no zeros, no ones)."""
     routing = {"router": "per_image"} if kind == "conv" else {"top_k": 2}
-    name = "mixed" if kind == "unequal" else kind
     layer = MoELayer(
-        D, **{"num_experts": E, "hidden_dim": H, "expert": name, "expert_args": KINDS[kind], **routing, **args}
+        D,
+        **{
+            "num_experts": E,
+            "hidden_dim": H,
+            "expert": REGISTERED.get(kind, kind),
+            "expert_args": KINDS[kind],
+            **routing,
+            **args,
+        },
     ).double()
     with torch.no_grad():
         for p in layer.parameters():
@@ -52,6 +62,19 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return (x - mean) / torch.sqrt(((x - mean) ** 2).sum() / len(x) + eps) * weight + bias
 
 
+def residual_mlp(p: dict[str, Tensor], names: tuple[str, ...], e: int | None, x: Tensor, eps: float) -> Tensor:
+    """Without its residual connection; ``e`` picks from stacked parameters."""
+    w1, b1, n1, m1, w2, b2, n2, m2 = (p[name] if e is None else p[name][e] for name in names)
+    h = gelu(norm(w1 @ x + b1, n1, m1, eps))
+    return gelu(norm(w2 @ h + b2, n2, m2, eps))
+
+
+RESIDUAL = ("w_in", "b_in", "norm1_weight", "norm1_bias", "w_out", "b_out", "norm2_weight", "norm2_bias")
+RESIDUAL_MODULE = tuple(
+    f"members.0.{part}.{name}" for part in ("fc1", "norm1", "fc2", "norm2") for name in ("weight", "bias")
+)
+
+
 def stacked(p: dict[str, Tensor], e: int) -> list[Tensor]:
     return [p[name][e] for name in ("w_in", "b_in", "w_out", "b_out")]
 
@@ -65,7 +88,9 @@ def one_token(kind: str, p: dict[str, Tensor], e: int, x: Tensor) -> Tensor:
     if kind in ("mlp", "glu"):
         return mlp(x, *stacked(p, e), gated=kind == "glu")
     if kind == "residual_mlp":
-        return x + mlp(norm(x, p["norm_weight"][e], p["norm_bias"][e], 0.1), *stacked(p, e))
+        return residual_mlp(p, RESIDUAL, e, x, 0.1) + p["w_res"][e] @ x + p["b_res"][e]
+    if kind == "residual_identity":
+        return residual_mlp(p, RESIDUAL, e, x, 0.1) + x
     if kind == "lora":
         w1, b1, w2, b2 = single(p, "base.")
         w1 = w1 + 3.0 / 2 * p["up_in"][e] @ p["down_in"][e]
@@ -78,7 +103,7 @@ def one_token(kind: str, p: dict[str, Tensor], e: int, x: Tensor) -> Tensor:
     if kind == "unequal":
         return mlp(x, *single(p, own), gated=e == 1)
     if e == 0:
-        return x + mlp(norm(x, p[own + "norm.weight"], p[own + "norm.bias"], 1e-5), *single(p, own))
+        return residual_mlp(p, RESIDUAL_MODULE, None, x, 1e-5) + p[own + "proj.weight"] @ x + p[own + "proj.bias"]
     if e == 3:
         a, b = torch.exp(p[own + "gate.weight"] @ x)
         return (a * x + b * p[own + "vector"]) / (a + b)

@@ -20,7 +20,7 @@ def build(expert, args, **more):
     [
         ("lora", "rnak", "rank"),
         ("conv", "kernel_sise", "kernel_size"),
-        ("residual_mlp", "epss", "eps"),
+        ("residual_mlp", "residaul", "residual"),
         ("mixed", "kind", "kinds"),
         ("modules", "module", "modules"),
     ],
@@ -41,6 +41,8 @@ def test_arguments_of_the_layer_are_no_further_arguments():
 @pytest.mark.parametrize(
     ("expert", "args", "message"),
     [
+        ("residual_mlp", {"residual": "linar"}, r"residual='linar'.*Did you mean: linear\? Allowed: linear, identity"),
+        ("residual_mlp", {"residual": None}, "residual=None.*Allowed: linear, identity"),
         ("residual_mlp", {"eps": 0}, "eps=0"),
         ("residual_mlp", {"eps": float("nan")}, "eps=nan"),
         ("lora", {"rank": 0}, "rank=0"),

@@ -30,11 +30,12 @@ def test_counted_flops_equal_the_formula(kind, shared):
 
 
 def test_by_hand():
-    assert build("residual_mlp").experts.flops([1, 0, 2, 0]) == 3 * 2 * (D * H + H * D)
+    assert build("residual_mlp").experts.flops([1, 0, 2, 0]) == 3 * 2 * (D * H + H * D + D * D)
+    assert build("residual_identity").experts.flops([1, 0, 2, 0]) == 3 * 2 * (D * H + H * D)
     assert build("conv").experts.flops([6, 0, 0, 6]) == 12 * 2 * (D * H + 9 * H + H * D)
     assert build("lora").experts.flops([1, 1, 0, 0]) == 2 * 2 * (D * H + H * D + 2 * (D + H) * 2)
     # kinds: residual_mlp, zero, copy, constant
-    assert build("mixed").experts.flops([1, 10, 100, 1000]) == 2 * (D * H + H * D) + 1000 * 2 * (D * 2)
+    assert build("mixed").experts.flops([1, 10, 100, 1000]) == 2 * (D * H + H * D + D * D) + 1000 * 2 * (D * 2)
     # mlp of 2, glu of 3, mlp of 6, mlp of 7
     assert build("unequal").experts.flops([1, 10, 100, 1000]) == 2 * D * (
         2 * 2 + 10 * 3 * 3 + 100 * 6 * 2 + 1000 * 7 * 2
@@ -64,7 +65,8 @@ def test_measured_on_the_meta_device_as_with_values(kind):
 ONE = {
     "mlp": D * H + H + H * D + D,
     "glu": D * 2 * H + 2 * H + H * D + D,
-    "residual_mlp": D * H + H + H * D + D + 2 * D,
+    "residual_mlp": D * H + 3 * H + H * D + 3 * D + D * D + D,
+    "residual_identity": D * H + 3 * H + H * D + 3 * D,
     "lora": 2 * 2 * (D + H),
     "conv": D * H + H + 10 * H + H * D + D,
 }

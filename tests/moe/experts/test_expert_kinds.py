@@ -6,18 +6,19 @@ import copy
 
 import pytest
 import torch
-from expert_reference import GRID, KINDS, D, E, H, build, mixture
+from expert_reference import GRID, KINDS, REGISTERED, D, E, H, build, mixture
 from torch import nn
 from torch.nn import functional as F
 
 from moezoo.errors import InputError
-from moezoo.moe import MoELayer
+from moezoo.moe import MoELayer, unstack
 from moezoo.moe.experts import experts as registry
+from moezoo.moe.experts.modules import ModuleExperts
 
 CASES = [
     (kind, path)
     for kind in KINDS
-    for path in ("auto", *registry.get("mixed" if kind == "unequal" else kind).paths)
+    for path in ("auto", *registry.get(REGISTERED.get(kind, kind)).paths)
     if path != "packed"  # has no gradients
 ]
 
@@ -102,12 +103,12 @@ def test_under_autocast_it_stays_near_full_precision(kind, path):
     expected = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
-    residual = kind in ("residual_mlp", "mixed")
-    assert y.dtype == (torch.float32 if residual else torch.bfloat16)
+    full = kind in ("residual_mlp", "residual_identity", "mixed")  # norms scale, and x is added, in float32
+    assert y.dtype == (torch.float32 if full else torch.bfloat16)
     torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.2)
 
 
-@pytest.mark.parametrize("kind", ["residual_mlp", "lora", "conv", "mixed", "unequal"])
+@pytest.mark.parametrize("kind", ["residual_mlp", "residual_identity", "lora", "conv", "mixed", "unequal"])
 def test_full_dropout_removes_the_hidden_units_in_training_only(kind):
     args = {"dropout": 1.0, **({"top_k": 1} if kind != "conv" else {})}
     layer, plain = build(kind, **args), build(kind, **{**args, "dropout": 0.0})
@@ -117,12 +118,48 @@ def test_full_dropout_removes_the_hidden_units_in_training_only(kind):
     torch.testing.assert_close(layer.eval()(x), plain(x))
 
 
-def test_experts_with_a_residual_learn_their_norms_though_their_mlps_are_frozen():
-    layer = build("residual_mlp").float().eval()
-    layer.requires_grad_(False)
-    layer.experts.norm_weight.requires_grad_(True)
-    layer(torch.randn(2, 6, D)).square().sum().backward()
-    assert layer.experts.norm_weight.grad.abs().sum() > 0
+@pytest.mark.parametrize("path", ["loop", "grouped", "static", "modules"])
+@pytest.mark.parametrize("residual", ["linear", "identity"])
+def test_experts_with_a_residual_drop_units_after_both_activations_and_never_the_residual(residual, path):
+    torch.manual_seed(0)
+    args = {"dropout": 0.5, "top_k": 1, "path": "loop" if path == "modules" else path}
+    layer = build("residual_mlp", expert_args={"residual": residual}, **args)
+    layer.router.weight.data.zero_()  # everything to expert 0, whose weight is 1 / E
+    x = torch.randn(200, D, dtype=torch.float64)
+    weight, bias = (p[0] if p is not None else None for p in (layer.experts.w_res, layer.experts.b_res))
+    added = x if weight is None else F.linear(x, weight, bias)
+    if path == "modules":
+        layer.experts = ModuleExperts(D, H, E, modules=unstack(layer.experts))
+    trained, full = (E * m(x) - added for m in (layer, copy.deepcopy(layer).eval()))
+    dropped = trained.abs() < 1e-12
+    assert 0.4 < dropped.double().mean() < 0.6
+    # What the second dropout kept is scaled by 2; it would be twice the full value had the first one done nothing.
+    assert ((trained - 2 * full)[~dropped].abs() > 1e-9).double().mean() > 0.9
+
+
+@pytest.mark.parametrize(("residual", "more"), [("linear", {"w_res": (E, D, D), "b_res": (E, D)}), ("identity", {})])
+def test_experts_with_a_residual_have_a_norm_per_expert_and_a_projection_if_asked(residual, more):
+    experts = MoELayer(
+        D, num_experts=E, hidden_dim=H, expert="residual_mlp", expert_args={"residual": residual}
+    ).experts
+    assert {name: tuple(t.shape) for name, t in experts.state_dict().items()} == {
+        "w_in": (E, H, D),
+        "b_in": (E, H),
+        "norm1_weight": (E, H),
+        "norm1_bias": (E, H),
+        "w_out": (E, D, H),
+        "b_out": (E, D),
+        "norm2_weight": (E, D),
+        "norm2_bias": (E, D),
+        **more,
+    }
+    for name, p in experts.named_parameters():
+        if "norm" in name:
+            assert torch.equal(p, torch.full_like(p, name.endswith("weight"))), name
+        elif name.startswith("w_"):
+            assert 0 < p.abs().max() <= p.shape[-1] ** -0.5, name
+        else:
+            assert not p.any(), name
 
 
 def test_low_rank_experts_start_as_their_shared_mlp_and_leave_it_as_it_is():

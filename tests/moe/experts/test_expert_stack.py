@@ -12,7 +12,7 @@ from moezoo.errors import ConfigError
 from moezoo.moe import MoELayer, stack, unstack
 from moezoo.moe.experts.modules import ModuleExperts
 
-STACKED = ["mlp", "glu", "residual_mlp"]
+STACKED = ["mlp", "glu", "residual_mlp", "residual_identity"]
 kinds = pytest.mark.parametrize("kind", STACKED)
 
 
@@ -64,6 +64,11 @@ def test_modules_compute_what_the_stack_does(kind):
 
 def test_names_are_those_of_timms_mlps():
     assert list(unstack(build("mlp").experts)[0].state_dict()) == ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
+    module = unstack(build("residual_mlp").experts)[0]
+    assert [name for name, _ in module.named_children()] == [
+        *("fc1", "norm1", "act", "drop1", "fc2", "norm2", "drop2", "proj")
+    ]
+    assert isinstance(unstack(build("residual_identity").experts)[0].proj, nn.Identity)
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [("mlp", H), ("glu", H)])
@@ -103,6 +108,10 @@ def _without_bias(modules):
     modules[2].fc1.bias = None
 
 
+def _residual(modules):
+    modules[2] = unstack(build("residual_mlp").experts)[2]
+
+
 def _foreign(modules):
     modules[2] = nn.Linear(D, D)
 
@@ -114,12 +123,42 @@ def _foreign(modules):
         (_another_width, r"module 2 has fc1\.weight \(5, 4\).*module 0 \(6, 4\)"),
         (_frozen, r"module 2 has fc1\.weight .*requires_grad=False, module 0 .*requires_grad=True"),
         (_without_bias, r"MLPExpert with parameters \['fc1\.weight', 'fc2\.bias', 'fc2\.weight'\]"),
+        (_residual, "module 2 has type ResidualMLPExpert, module 0 MLPExpert"),
         (_foreign, "a Linear with parameters"),
         (lambda modules: modules.__delitem__(slice(None)), "at least one"),
     ],
 )
 def test_modules_that_differ_are_not_stacked(change, message):
     modules = unstack(build("mlp").experts)
+    change(modules)
+    with pytest.raises(ConfigError, match=message):
+        stack(modules)
+
+
+def _another_residual(modules):
+    modules[2] = unstack(build("residual_identity").experts)[2]
+
+
+def _another_norm(modules):
+    for module in modules:
+        module.norm2.eps = 1e-3
+
+
+def _another_dropout(modules):
+    for module in modules:
+        module.drop2.p = 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_another_residual, "module 2 has residual identity, module 0 linear"),
+        (_another_norm, "two norms of unequal eps"),
+        (_another_dropout, "two unequal dropouts"),
+    ],
+)
+def test_modules_with_a_residual_that_a_stack_cannot_hold_are_not_stacked(change, message):
+    modules = unstack(build("residual_mlp").experts)
     change(modules)
     with pytest.raises(ConfigError, match=message):
         stack(modules)
