@@ -18,8 +18,9 @@ from moezoo.export.sidecar import describe, sidecar_text
 from moezoo.export.trace import trace
 from moezoo.hub.files import check_writable, move_into_place, output_errors, seal
 from moezoo.hub.state import unwrapped
-from moezoo.measure.calling import device_of, evaluating
+from moezoo.measure.calling import device_of
 from moezoo.moe.checks import check_int
+from moezoo.moe.modes import evaluating
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,6 @@ def fit_input(model: nn.Module, input: Any) -> Any:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def training(model: nn.Module) -> Iterator[None]:
     """Training mode with gradients; modes, buffers, random numbers and auxiliary losses are put back."""
     modes = [(module, module.training) for module in model.modules()]

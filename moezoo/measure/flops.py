@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moezoo.measure.calling import call, evaluating, fit_input
+from moezoo.measure.calling import call, fit_input
 from moezoo.measure.formulas import FORMULAS
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.modes import evaluating
 from moezoo.moe.record import record_routing
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from moezoo.errors import ConfigError
-from moezoo.measure.calling import call, device_of, evaluating, fit_input
+from moezoo.measure.calling import call, device_of, fit_input
 from moezoo.moe.checks import check_choice, check_int
+from moezoo.moe.modes import evaluating
 
 Callee = Callable[..., Any]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from moezoo.measure.calling import call, device_of, evaluating, fit_input, training
+from moezoo.measure.calling import call, device_of, fit_input, training
+from moezoo.moe.modes import evaluating
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from moezoo.eval.routing import LayerLoad
 from moezoo.train.result import EpochMetrics
 
 COLLAPSED = 0.5
-"""The load is as uneven as if fewer than this share of the experts did everything, evenly."""
+"""The load is as uneven as if fewer than this share of the experts beyond the first did everything, evenly."""
 
 
 class CollapseWatch:
@@ -38,4 +38,4 @@ class CollapseWatch:
 
 def _collapsed(load: LayerLoad) -> bool:
     # The exponential of an entropy is how many evenly used experts would have it, from 1 to E.
-    return load.num_experts**load.load_entropy < COLLAPSED * load.num_experts
+    return load.num_experts**load.load_entropy - 1 < COLLAPSED * (load.num_experts - 1)

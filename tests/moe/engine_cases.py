@@ -103,16 +103,7 @@ def expert_output(layer: MoELayer, e: int, x_TD: Tensor) -> Tensor:
 
 
 def mixture(layer: MoELayer, x_TD: Tensor, routing: Routing) -> Tensor:
-    """(T, D): the definition, assignment by assignment."""
-    outputs = [expert_output(layer, e, x_TD) for e in range(layer.num_experts)]
-    out = [torch.zeros_like(x) for x in x_TD]
-    for t, e, w, dropped in zip(
-        routing.token_index.tolist(),
-        routing.expert_index.tolist(),
-        routing.weight,
-        routing.dropped.tolist(),
-        strict=True,
-    ):
-        if not dropped:
-            out[t] = out[t] + w * outputs[e][t]
-    return torch.stack(out) if out else torch.zeros_like(x_TD)
+    """(T, D): the definition, expert by expert."""
+    weight_TE = x_TD.new_zeros(len(x_TD), layer.num_experts)
+    weight_TE[routing.token_index, routing.expert_index] = routing.weight * ~routing.dropped
+    return sum(weight_TE[:, e, None] * expert_output(layer, e, x_TD) for e in range(layer.num_experts))  # type: ignore

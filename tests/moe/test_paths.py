@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
-from moezoo.errors import ConfigError
+from moezoo.errors import ConfigError, InputError
 from moezoo.moe import MoELayer, Routing, packed_bytes, repack, set_packing
+from moezoo.moe.modes import evaluating
 from moezoo.moe.paths import RUN
 from moezoo.moe.paths.choose import FEW
+from moezoo.moe.routers import SoftmaxTopKRouter
 
 FAST = [path for path in RUN if path not in ("loop", "packed")]
 DIM, HIDDEN, TOKENS, EXPERTS = 24, 40, 60, 4
@@ -173,6 +177,66 @@ def test_the_choice_goes_by_device_shape_and_gradients():
     assert layer.eval()._path(many, layer.router(many)) == "sorted"
 
 
+@pytest.mark.parametrize("path", RUN)
+def test_dropout_drops_on_every_path(path):
+    layer = layer_on(path, torch.float32, dropout=0.5)
+    x = torch.randn(64, DIM)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.parametrize("path", RUN)
+def test_assignments_in_any_order_are_summed_right(path):
+    class Shuffled(SoftmaxTopKRouter):
+        def route(self, x_TD):
+            routing = super().route(x_TD)
+            order = routing.expert_index.argsort(stable=True)
+            moved = {
+                name: getattr(routing, name)[order] for name in ("token_index", "expert_index", "weight", "dropped")
+            }
+            return dataclasses.replace(routing, **moved)
+
+    layer = layer_on("loop", torch.float32).eval()
+    x = torch.randn(64, DIM)
+    expected = layer(x)
+    weight = layer.router.weight
+    layer.router = Shuffled(DIM, EXPERTS, top_k=2)
+    layer.router.weight = weight
+    layer.path = path
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", RUN)
+def test_tokens_and_experts_of_different_types_are_refused_outside_autocast(path):
+    layer = layer_on(path, torch.bfloat16).eval()
+    with pytest.raises(InputError, match=r"torch.float32 cannot meet experts of torch.bfloat16"):
+        layer(torch.randn(64, DIM))
+
+
+@pytest.mark.parametrize("path", ["sorted", "batched", "packed", "grouped"])
+def test_autocast_leaves_float64_alone(path):
+    layer = layer_on(path).eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert layer(torch.randn(64, DIM).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("path", ["sorted", "packed"])
+def test_a_named_path_is_right_under_function_transforms(path):
+    layer = layer_on("loop", torch.float64).eval()
+    x = torch.randn(20, DIM).double()
+
+    def loss(params):
+        return torch.func.functional_call(layer, params, (x,)).square().sum()
+
+    params = {name: p.detach() for name, p in layer.named_parameters()}
+    expected = torch.func.grad(loss)(params)
+    layer.path = path
+    for name, value in torch.func.grad(loss)(params).items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_function_transforms_and_forward_mode_take_the_reference():
     layer = layer_on("auto").eval()
     x = torch.randn(40 * FEW, DIM).double()
@@ -235,9 +299,9 @@ class TestPackedWeights:
         assert packed_bytes(layer) == 0
         layer(x)
         assert packed_bytes(layer) == sum(p.numel() * p.element_size() for p in layer.experts.parameters())
-        first = layer.experts.packs._packed
+        (first,) = layer.experts.packs._packed
         layer(x)
-        assert layer.experts.packs._packed is first
+        assert layer.experts.packs._packed == (first,)
 
     @torch.no_grad()
     def test_changes_that_torch_counts_are_followed(self, layer, x):
@@ -309,6 +373,52 @@ class TestPackedWeights:
             layer(x)
         assert packed_bytes(copy.deepcopy(layer)) == packed_bytes(pickle.loads(pickle.dumps(layer))) == 0
         assert set(layer.state_dict()) == {name for name, _ in layer.named_parameters()}
+
+    def test_named_it_learns_as_the_reference_does(self, x):
+        for mode in (True, False):
+            layer = layer_on("packed", torch.float32).train(mode)
+            reference = copy.deepcopy(layer)
+            reference.path = "loop"
+            grad = torch.randn_like(x)
+            expected = results(reference, x, grad)
+            for name, value in results(layer, x, grad).items():
+                torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-3)
+
+    @torch.no_grad()
+    def test_named_it_can_be_switched_off_and_leaves_what_it_cannot_compute_to_others(self, x):
+        layer = layer_on("packed", torch.float32).eval()
+        set_packing(layer, False)
+        layer(x)
+        assert packed_bytes(layer) == 0
+        set_packing(layer, True)
+        layer.double()(x.double())
+        assert packed_bytes(layer) == 0
+        with pytest.raises(ConfigError, match="on='off' is not allowed"):
+            set_packing(layer, "off")
+
+    def test_evaluating_for_a_while_leaves_no_copy_in_training(self, layer, x):
+        layer.train()
+        with evaluating(layer):
+            layer(x)
+            assert packed_bytes(layer) > 0
+        assert layer.training
+        assert packed_bytes(layer) == 0
+
+    def test_threads_in_different_precision_do_not_disturb_each_other(self, layer, x):
+        few = x[:64]
+        with torch.no_grad():
+            full = layer(few)
+            with torch.autocast("cpu", torch.bfloat16):
+                half = layer(few)
+
+        def call(i):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bool(i % 2)):
+                torch.testing.assert_close(layer(few), half if i % 2 else full)
+                if i % 10 == 0:
+                    repack(layer)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(call, range(200)))
 
     def test_weights_made_in_inference_mode_are_not_packed(self, x):
         with torch.inference_mode():

@@ -155,7 +155,9 @@ def test_traced_and_symbolic_graphs_give_the_same_logits(arch):
     want = model(images())
     with torch.no_grad():
         traced = torch.jit.trace(model, images(), check_trace=False)
-    assert torch.equal(traced(images()), want)
+    torch.testing.assert_close(traced(images()), want, rtol=1e-5, atol=1e-5)
+    others = 3 * torch.randn_like(images())  # which may meet experts that tracing did not
+    torch.testing.assert_close(traced(others), model(others), rtol=1e-4, atol=1e-4)
     head = "head" if arch == "test_vit2" else "head.fc" if arch == "test_convnext" else "fc"
     graph = timm.models.GraphExtractNet(model, [head])
     assert torch.equal(graph(images()), want)

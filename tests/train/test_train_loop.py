@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -245,3 +246,21 @@ def test_a_collapse_onto_a_third_of_many_experts_is_warned_about():
     watch.see(metrics)
     with pytest.warns(MoeZooWarning, match="11 of 16 get none"):
         watch.see(metrics)
+
+
+@pytest.mark.parametrize(
+    ("share", "warned"),
+    [((1, 0), True), ((0.5, 0.5), False), ((1, 0, 0), True), ((0.5, 0.5, 0, 0), True), ((0.4, 0.3, 0.2, 0.1), False)],
+)
+def test_few_experts_collapse_too(share, warned):
+    experts = torch.tensor([e for e, s in enumerate(share) for _ in range(round(10 * s))])[:, None]
+    counter = LoadCounter()
+    routing = Routing.from_choice(experts, torch.ones(10, 1), torch.zeros(10, len(share)))
+    counter.add([RoutingRecord("moe", 0, routing, None, 0)])
+    metrics = EpochMetrics(1, 0.1, 1.0, 0.0, 1.0, 1.0, 0.5, 1.0, counter.report())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watch = CollapseWatch()
+        watch.see(metrics)
+        watch.see(metrics)
+    assert bool(caught) == warned

@@ -22,20 +22,11 @@ class Bags(NamedTuple):
     """(T + 1,) int64: where each token's begin."""
 
     @staticmethod
-    def of(token_index: Tensor, order: Tensor, num_tokens: int, num_assignments: int) -> Bags:
-        """Of N rows.
-
-        Args:
-            token_index: (N,) the token of each row.
-            order: (N,) each row's place among the assignments, which are token by token.
-            num_tokens: T.
-            num_assignments: How many there are, those without a row included.
-        """
-        count_T = torch.zeros(num_tokens + 1, dtype=torch.int64, device=order.device)
+    def of(token_index: Tensor, num_tokens: int) -> Bags:
+        """Of N rows, whose tokens are ``token_index`` (N,)."""
+        count_T = torch.zeros(num_tokens + 1, dtype=torch.int64, device=token_index.device)
         count_T.scatter_add_(0, token_index + 1, torch.ones_like(token_index))
-        row = order.new_full((num_assignments,), -1)
-        row.scatter_(0, order, torch.arange(len(order), device=order.device))
-        return Bags(row if len(order) == num_assignments else row[row >= 0], count_T.cumsum(0))
+        return Bags(token_index.sort(stable=True).indices, count_T.cumsum(0))
 
 
 def gather_rows(x_TD: Tensor, token_index: Tensor, bags: Bags) -> Tensor:

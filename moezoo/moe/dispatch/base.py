@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 STATIC_PATHS = frozenset({"grouped", "static"})
@@ -27,6 +28,11 @@ class Plan(ABC):
     @property
     def static(self) -> bool:
         return self.path in STATIC_PATHS
+
+    @property
+    def plain(self) -> bool:
+        """Whether to keep to operations that can be traced, transformed and differentiated in every way."""
+        return self.static or self.path == "loop" or torch._C._are_functorch_transforms_active()
 
     @cached_property
     def sizes(self) -> list[int]:

@@ -22,25 +22,21 @@ class AssignmentPlan(Plan):
     """(N,) the token of each row."""
     weight: Tensor
     """(N,) zero for dropped rows."""
-    order: Tensor
-    """(N,) int64: the assignment of each row."""
-    num_assignments: int
-    """Of the routing, dropped ones included."""
 
     @cached_property
     def bags(self) -> Bags:
         """The rows of each token."""
-        return Bags.of(self.token_index, self.order, self.num_tokens, self.num_assignments)
+        return Bags.of(self.token_index, self.num_tokens)
 
     def gather(self, x_TD: Tensor) -> Tensor:
         """(N, D): each expert's rows, one expert after the other."""
-        if self.static or self.path == "loop":
+        if self.plain:
             return x_TD.index_select(0, self.token_index)
         return gather_rows(x_TD, self.token_index, self.bags)
 
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): every token's weighted sum over its experts; a token without one gets zero."""
-        if self.static or self.path == "loop":
+        if self.plain:
             weighted_ND = y_ND * self.weight.to(y_ND.dtype)[:, None]
             out_TD = weighted_ND.new_zeros(self.num_tokens, y_ND.shape[-1])
             return out_TD.index_add(0, self.token_index, weighted_ND)
@@ -78,6 +74,4 @@ def make_plan(routing: Routing, path: str) -> Plan:
         counts=counts_E,
         num_tokens=routing.num_tokens,
         path=path,
-        order=order_N,
-        num_assignments=routing.expert_index.shape[0],
     )

@@ -38,7 +38,7 @@ class Experts(nn.Module, ABC):
 
     def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
         """The path for these tokens, where the layer was given none."""
-        if torch.compiler.is_compiling() or not has_values(x_TD):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not has_values(x_TD):
             return next((path for path in self.paths if path in STATIC_PATHS), self.paths[0])
         return self.paths[0]
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from moezoo.errors import InputError
 from moezoo.moe.activations import ACTIVATIONS
 from moezoo.moe.checks import check_choice, check_probability
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.paths import RUN, MLPStack, choose_path
 from moezoo.moe.paths.packs import PackCache
+from moezoo.moe.paths.stack import autocasts
 from moezoo.moe.types import Routing
 
 
@@ -58,6 +60,11 @@ class StackedMLP(Experts):
         return choose_path(x_TD, routing, self.stack())
 
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        if x_ND.dtype != self.w_in.dtype and not autocasts(x_ND):
+            raise InputError(
+                f"tokens of {x_ND.dtype} cannot meet experts of {self.w_in.dtype}: convert one of them, or call the "
+                "layer under torch.autocast."
+            )
         return RUN[plan.path](x_ND, plan, self.stack())
 
     # What changes the weights, or says that they will change, frees their second copy.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moezoo.moe.paths.packs import can_pack
+from moezoo.moe.paths import packed
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 from moezoo.moe.types import Routing, has_values
 
@@ -21,7 +21,7 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
         routing: Where they go.
         mlp: The experts.
     """
-    if torch.compiler.is_compiling() or not has_values(x_TD):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not has_values(x_TD):
         return "grouped"
     dtype = compute_dtype(x_TD)
     if x_TD.is_cuda and dtype in (torch.bfloat16, torch.float16):
@@ -30,11 +30,7 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
         return "loop"
     if _few_and_even(routing):
         return "batched"
-    if _wants_gradients(x_TD, mlp):
-        return "sorted"
-    if mlp.packs is not None and mlp.packs.on and can_pack(x_TD.device, dtype, mlp.weights):
-        return "packed"
-    return "sorted"
+    return "packed" if packed.is_possible(x_TD, mlp) else "sorted"
 
 
 def _few_and_even(routing: Routing) -> bool:
@@ -43,10 +39,6 @@ def _few_and_even(routing: Routing) -> bool:
         return False  # without a wait for the device
     rows = routing.expert_rows()
     return 0 < rows[0] <= FEW and len(set(rows)) == 1
-
-
-def _wants_gradients(x_TD: Tensor, mlp: MLPStack) -> bool:
-    return torch.is_grad_enabled() and (x_TD.requires_grad or any(w.requires_grad for w in mlp.weights))
 
 
 def _plain(x_TD: Tensor, mlp: MLPStack) -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.grouped_mm import grouped_mm
-from moezoo.moe.paths.stack import MLPStack
+from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
@@ -23,9 +23,7 @@ def grouped_linear(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor, plan: Plan
     The product wants strides that are multiples of 16 bytes and knows no autocast: odd widths are padded, the dtype
     is cast.
     """
-    device = x_ND.device.type
-    autocast = not x_ND.is_meta and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else x_ND.dtype
+    dtype = compute_dtype(x_ND)
     x_ND, weight_EHD, bias_EH = x_ND.to(dtype), weight_EHD.to(dtype), bias_EH.to(dtype)
     _, H, D = weight_EHD.shape
     valid_N1 = torch.arange(x_ND.shape[0], device=x_ND.device)[:, None] < plan.counts.sum()

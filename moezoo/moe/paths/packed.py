@@ -6,15 +6,26 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.dispatch.plan import Plan
+from moezoo.moe.paths import sorted
 from moezoo.moe.paths.hidden import hidden_into
+from moezoo.moe.paths.packs import can_pack
 from moezoo.moe.paths.sorted import used
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", ""), "silu": ("swish", "")}
 
 
+def is_possible(x: Tensor, mlp: MLPStack) -> bool:
+    """Whether packed weights are allowed and right here."""
+    if mlp.packs is None or not mlp.packs.on or mlp.learns(x):
+        return False
+    return can_pack(x.device, compute_dtype(x), mlp.weights)
+
+
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
-    """(N, D), without gradients."""
+    """(N, D). Where it is not possible, as in training, it is the path ``sorted``."""
+    if not is_possible(x_ND, mlp) or plan.plain:
+        return sorted.run(x_ND, plan, mlp)
     assert mlp.packs is not None
     x_ND = x_ND.to(compute_dtype(x_ND))
     attr, algorithm = ("none", "") if mlp.gated else _FUSED.get(mlp.activation, ("none", ""))

@@ -12,6 +12,8 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from moezoo.errors import ConfigError
+
 
 def can_pack(device: torch.device, dtype: torch.dtype, weights: tuple[Tensor, ...]) -> bool:
     """Whether oneDNN has packed products here, and the weights are such that their changes can be seen."""
@@ -31,26 +33,26 @@ class PackCache:
 
     def __init__(self) -> None:
         self.on = True
-        self.nbytes = 0
-        self._dtype: torch.dtype | None = None
-        self._seen: list[_Seen] = []
-        self._packed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._packed: tuple[_Packed, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Of the copies held now."""
+        return sum(packed.nbytes for packed in self._packed)
 
     def get(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Of each expert ``w_in, b_in, w_out, b_out`` in ``dtype``, the matrices reordered."""
-        if dtype != self._dtype or not all(map(_Seen.same, self._seen, weights)):
-            self.drop()
-            w_in, b_in, w_out, b_out = (w.detach().to(dtype) for w in weights)
-            self._packed = [
-                (_reorder(w_in[e]), b_in[e].clone(), _reorder(w_out[e]), b_out[e].clone()) for e in range(len(w_in))
-            ]
-            self.nbytes = sum(w.numel() * dtype.itemsize for w in weights)
-            self._dtype, self._seen = dtype, [_Seen(w) for w in weights]
-        return self._packed
+        # Other threads may do the same: they read and replace the whole, never a part.
+        current = tuple(packed for packed in self._packed if packed.is_of(weights))
+        found = next((packed for packed in current if packed.dtype == dtype), None)
+        if found is None:
+            found = _Packed(weights, dtype)
+            self._packed = (*current, found)
+        return found.experts
 
     def drop(self) -> None:
         """Free the copies."""
-        self._dtype, self._seen, self._packed, self.nbytes = None, [], [], 0
+        self._packed = ()
 
     def __getstate__(self) -> dict:
         fresh = PackCache()
@@ -64,9 +66,15 @@ def packed_bytes(model: nn.Module) -> int:
 
 
 def set_packing(model: nn.Module, on: bool) -> None:
-    """Allow (the default) or forbid second copies of the expert weights; forbidding frees them."""
+    """Allow (the default) or forbid second copies of the expert weights; forbidding frees them.
+
+    Raises:
+        ConfigError: ``on`` is neither ``True`` nor ``False``.
+    """
+    if not isinstance(on, bool):
+        raise ConfigError(f"on={on!r} is not allowed: it must be True or False.")
     for cache in _caches(model):
-        cache.on = bool(on)
+        cache.on = on
         if not on:
             cache.drop()
 
@@ -81,15 +89,25 @@ def _caches(model: nn.Module) -> list[PackCache]:
     return [cache for module in model.modules() if isinstance(cache := getattr(module, "packs", None), PackCache)]
 
 
-class _Seen:
-    """A weight as it was when it was packed."""
+class _Packed:
+    """The weights as they were, reordered, in one dtype."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weights: tuple[Tensor, ...], dtype: torch.dtype):
         # The reference tells a new parameter from one whose memory it was given.
-        self.weight, self.address, self.version = weakref.ref(weight), weight.data_ptr(), weight._version
+        self._seen = [(weakref.ref(w), w.data_ptr(), w._version) for w in weights]
+        self.dtype = dtype
+        self.nbytes = sum(w.numel() * dtype.itemsize for w in weights)
+        w_in, b_in, w_out, b_out = (w.detach().to(dtype) for w in weights)
+        self.experts = [
+            (_reorder(w_in[e]), b_in[e].clone(), _reorder(w_out[e]), b_out[e].clone()) for e in range(len(w_in))
+        ]
 
-    def same(self, weight: Tensor) -> bool:
-        return self.weight() is weight and (self.address, self.version) == (weight.data_ptr(), weight._version)
+    def is_of(self, weights: tuple[Tensor, ...]) -> bool:
+        """Whether these are the weights, unchanged since."""
+        return all(
+            weight() is w and (address, version) == (w.data_ptr(), w._version)
+            for (weight, address, version), w in zip(self._seen, weights, strict=True)
+        )
 
 
 def _reorder(weight: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
-    """(N, D)."""
+    """(N, D). With dropout, and under function transforms, it is the reference."""
+    if mlp.dropout or plan.plain:
+        return run_sizes(x_ND, plan.sizes, mlp)
     x_ND = x_ND.to(compute_dtype(x_ND))
     return _SortedMLP.apply(x_ND, *mlp.cast(x_ND.dtype).weights, plan.sizes, mlp.activation, mlp.gated)
 

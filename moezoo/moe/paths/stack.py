@@ -44,14 +44,20 @@ class MLPStack(NamedTuple):
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.w_in, self.b_in, self.w_out, self.b_out
 
+    def learns(self, x: Tensor) -> bool:
+        """Whether gradients are wanted, of ``x`` or of the weights."""
+        return torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in self.weights))
+
     def cast(self, dtype: torch.dtype) -> MLPStack:
         """With weights of ``dtype``, for products that know no autocast."""
         return self._replace(**{name: getattr(self, name).to(dtype) for name in ("w_in", "b_in", "w_out", "b_out")})
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether products of ``x`` would be autocast."""
+    return not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What ``F.linear`` would compute ``x`` in."""
-    device = x.device.type
-    if x.is_meta or not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
-        return x.dtype
-    return torch.get_autocast_dtype(device)
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype

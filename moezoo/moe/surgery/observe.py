@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from moezoo.errors import InputError
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.modes import evaluating
 from moezoo.moe.record import record_routing
 from moezoo.moe.surgery.report import label
 from moezoo.moe.types import Routing
@@ -92,19 +93,6 @@ def run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
             leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
             outputs += [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return outputs
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module is left in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def use_of(seen: Seen, by: str) -> Tensor:

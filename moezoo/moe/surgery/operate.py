@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_choice
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.surgery.observe import Seen, batches_of, evaluating, observe, relative_change, run, use_of
+from moezoo.moe.modes import evaluating
+from moezoo.moe.surgery.observe import Seen, batches_of, observe, relative_change, run, use_of
 from moezoo.moe.surgery.report import LayerSurgery, SurgeryReport, label
 from moezoo.moe.surgery.rows import STACKS, NewExperts, check_layer, install, undone_on_error
 from moezoo.names import did_you_mean
