@@ -140,6 +140,8 @@ def measure_cell(
     if not train:
         makers[PACKED] = lambda: PackedFFN(*problem.ffns()[0], rows=work.rows)
     makers |= {f"moezoo {path}": partial(_ours, problem, path) for path in paths}
+    if train and "auto" in paths:
+        makers["moezoo auto with losses"] = partial(_ours, problem, "auto", losses=True)
     makers |= {name: partial(PEERS[name], problem) for name in peers}
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -222,7 +224,7 @@ def saved_for_backward(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor
     return out, sum(storage.nbytes() for reference in kept.values() if (storage := reference()) is not None)
 
 
-def _ours(problem: Problem, path: str) -> MoELayer:
+def _ours(problem: Problem, path: str, *, losses: bool = False) -> MoELayer:
     work = problem.workload
     with torch.device("meta"):
         layer = MoELayer(
@@ -231,7 +233,7 @@ def _ours(problem: Problem, path: str) -> MoELayer:
             top_k=work.top_k,
             hidden_dim=work.hidden,
             path=path,
-            aux_weights={},  # the others compute none either
+            aux_weights=None if losses else {},
         )
     layer.router.weight = nn.Parameter(problem.router)
     for name in ("w_in", "b_in", "w_out", "b_out"):
