@@ -45,7 +45,7 @@ from torch import nn
 
 import moezoo
 from moezoo.measure.machine import machine
-from moezoo.moe import MoELayer
+from moezoo.moe import MoELayer, build_native
 from moezoo.moe.paths.packs import packed_bytes
 
 MODES = ("infer", "train")
@@ -84,6 +84,8 @@ def main(
         for mode in split_names(modes, MODES, "--modes")
     ]
     ours = split_names(paths, _paths(), "--paths")
+    if "native" in ours:
+        build_native()
     others = [] if peers == "none" else list(PEERS) if peers == "all" else split_names(peers, PEERS, "--peers")
     if profile:
         for work, dtype, mode in cells:
@@ -140,8 +142,8 @@ def measure_cell(
     if not train:
         makers[PACKED] = lambda: PackedFFN(*problem.ffns()[0], rows=work.rows)
     makers |= {f"moezoo {path}": partial(_ours, problem, path) for path in paths}
-    if train and "auto" in paths:
-        makers["moezoo auto with losses"] = partial(_ours, problem, "auto", losses=True)
+    if train and paths:
+        makers[f"moezoo {paths[0]} with losses"] = partial(_ours, problem, paths[0], losses=True)
     makers |= {name: partial(PEERS[name], problem) for name in peers}
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}

@@ -79,8 +79,9 @@ def _limits(cells: Iterable[Cell]) -> str:
         if limit is None:
             continue
         base, most = limit
-        # What users get; a path that was asked for is judged where it stands alone.
-        for name in [OURS + "auto"] if OURS + "auto" in cell["rows"] else _ours(cell):
+        for name in _ours(cell):
+            if name.endswith("with losses"):
+                continue
             if base not in cell["samples"]:
                 lines.append([*_names(cell), name, f"{most:.2f} x {base}", "-", cell["absent"].get(base, "not run")])
                 continue
@@ -107,8 +108,8 @@ def _machine(data: Mapping[str, Any]) -> str:
         "A figure is the median over the rounds of a time by the other's time in the same round, with the 90 % "
         "bootstrap interval of that median; a limit is met when the interval's lower end is. DeepSpeed, Tutel, "
         "fairscale, st_moe and lucid_moe compute their balance loss in the timed forward pass too; `with losses` is "
-        "moezoo doing so. In inference `moezoo auto` keeps reordered weights, which no peer does; `moezoo sorted` "
-        "does not.\n\n"
+        "moezoo doing so. In inference `packed`, which `auto` takes, keeps reordered weights; no peer does, nor "
+        "do `sorted` and `native`. `native` is the C++ kernel, which is compiled when asked for.\n\n"
         f"Measured on: {m['processor']}, {m['cores']} CPU cores, {m['threads']} threads, torch {m['torch']}, "
         f"{m['device']}; allocator: {set_}; moezoo {data['moezoo']}.\n\nCommand: `{data['command']}`"
     )

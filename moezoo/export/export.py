@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +120,13 @@ def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...
             raise ConfigError(f"input_size={given!r} is not allowed: it must be (channels, height, width).")
         return tuple(check_int("input_size", side, low=1) for side in given)
     cfg = getattr(model, "pretrained_cfg", None)
-    if not cfg:
-        raise InputError(f"{type(model).__name__} has no pretrained_cfg that says its input size; pass input_size=.")
-    return tuple(cfg["input_size"])
+    size = cfg.get("input_size") if isinstance(cfg, Mapping) else None
+    if not size:
+        raise InputError(
+            f"{type(model).__name__} has no pretrained_cfg that says its input_size; pass input_size=, as "
+            "(channels, height, width)."
+        )
+    return tuple(size)
 
 
 @contextmanager

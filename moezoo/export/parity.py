@@ -6,6 +6,7 @@ images that reach other experts, in other numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def compare(
     before = decisions(model, traced)
     images = other_images(model, traced, max(batch_sizes))
     after = decisions(model, images)
-    error = max(_error(model, run, images[:size]) for size in batch_sizes)
+    error = _worst([_error(model, run, images[:size]) for size in batch_sizes])
     if not error <= limit:
         tie = "" if steady(model, images) else " Its routing hangs on rounding (near-ties), which may be all there is."
         raise ExportError(
@@ -186,4 +187,9 @@ def _error(model: nn.Module, run: Callable[[Tensor], Sequence[Tensor]], images: 
         )
     tiny = torch.finfo(torch.float32).tiny
     pairs = [(a.to(b), b) for a, b in zip(got, expected, strict=True)]
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(tiny)) for a, b in pairs)
+    return _worst([float((a - b).abs().max() / b.abs().max().clamp_min(tiny)) for a, b in pairs])
+
+
+def _worst(errors: list[float]) -> float:
+    """The largest; NaN, which ``max`` would lose behind a number, counts as the largest of all."""
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moezoo.measure.calling import call, fit_input
 from moezoo.measure.formulas import FORMULAS
+from moezoo.moe.flops import FLOP_FORMULAS
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.modes import evaluating
 from moezoo.moe.record import record_routing
@@ -58,7 +59,7 @@ def flops(model: nn.Module, input: Any) -> Flops:
     input = fit_input(model, input)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MoELayer)}
     with evaluating(model), _frozen(model), _no_fused_transformer(), record_routing(model) as records:
-        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        counter = FlopCounterMode(display=False, custom_mapping={**FLOP_FORMULAS, **FORMULAS})
         with counter, _inclusive_counts(model, counter) as by_module:
             call(model, input)
     executed = counter.get_total_flops()

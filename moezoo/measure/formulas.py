@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from moezoo.moe.flops import FLOP_FORMULAS
-
 Shape = tuple[int, ...]
 
 
@@ -30,11 +28,10 @@ def add_matrix_vector_flops(_bias: Shape, matrix: Shape, *_: Any, **__: Any) -> 
 aten = torch.ops.aten
 
 FORMULAS = {
-    **FLOP_FORMULAS,
     aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
     aten._scaled_dot_product_fused_attention_overrideable: attention_flops,
     aten.mv: matrix_vector_flops,
     aten.dot: matrix_vector_flops,
     aten.addmv: add_matrix_vector_flops,
 }
-"""For ``FlopCounterMode(custom_mapping=…)``: the MoE paths' formulas and those above."""
+"""For ``FlopCounterMode(custom_mapping=…)``, beside :data:`moezoo.moe.flops.FLOP_FORMULAS`."""

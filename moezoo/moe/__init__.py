@@ -6,6 +6,7 @@ from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
 from moezoo.moe.experts import register_experts
 from moezoo.moe.experts.per_expert import stack, unstack
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.paths.native import build_native
 from moezoo.moe.paths.packs import packed_bytes, repack, set_packing
 from moezoo.moe.record import RoutingRecord, record_routing
 from moezoo.moe.routers import register_router, step_routers
@@ -20,6 +21,7 @@ __all__ = [
     "SurgeryReport",
     "add_experts",
     "aux_loss",
+    "build_native",
     "collect_aux",
     "losses",
     "merge_experts",

@@ -7,6 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from moezoo.moe.types import has_values
+
 STARTS = 4
 ROUNDS = 20
 
@@ -15,12 +17,15 @@ def balanced_clusters(x_NF: Tensor, number: int) -> Tensor:
     """(number, N / number) indices of vectors that lie close together, ascending in each cluster.
 
     Lloyd's iterations with an assignment in which every cluster has the same size, from a few random starts of which
-    the tightest result is taken. Random by torch's generator of the CPU.
+    the tightest result is taken. Random by torch's generator of the CPU. Vectors without values (meta or fake tensors)
+    are dealt out in their order.
 
     Args:
         x_NF: N vectors; ``number`` divides N.
         number: Clusters.
     """
+    if not has_values(x_NF):
+        return torch.arange(len(x_NF), device=x_NF.device).view(number, -1)
     x_NF = x_NF.detach().cpu().float()
     runs = [_lloyd(x_NF, number) for _ in range(STARTS if number > 1 else 1)]
     label_N, _ = min(runs, key=lambda run: run[1])
@@ -40,13 +45,13 @@ def _lloyd(x_NF: Tensor, number: int) -> tuple[Tensor, float]:
 
 def _distances(x_NF: Tensor, label_N: Tensor, number: int) -> Tensor:
     """(N, C) squared distances from the clusters' means."""
-    sum_CF = torch.zeros(number, x_NF.shape[1], dtype=x_NF.dtype).index_add(0, label_N, x_NF)
+    sum_CF = x_NF.new_zeros(number, x_NF.shape[1]).index_add(0, label_N, x_NF)
     return torch.cdist(x_NF, sum_CF / (len(x_NF) // number)).square()
 
 
 def _spread_out(x_NF: Tensor, number: int) -> Tensor:
     """(C, F) some of the vectors, far from each other (Arthur and Vassilvitskii 2007, "k-means++")."""
-    chosen = [int(torch.randint(len(x_NF), ()))]
+    chosen = [int(torch.randint(len(x_NF), (), device="cpu"))]
     while len(chosen) < number:
         nearest_N = torch.cdist(x_NF, x_NF[chosen]).square().amin(1)
         nearest_N[chosen] = 0.0
@@ -65,7 +70,7 @@ def _fill(distance_NC: Tensor) -> Tensor:
         if label[i] < 0 and room[cluster]:
             label[i] = cluster
             room[cluster] -= 1
-    return torch.tensor(label)
+    return torch.tensor(label, device="cpu")
 
 
 def _exchange(distance_NC: Tensor, label_N: Tensor) -> Tensor:

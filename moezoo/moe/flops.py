@@ -44,7 +44,25 @@ def packed_linear_flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **_
     return 2 * math.prod(x) * out_shape[-1]
 
 
-FLOP_FORMULAS = {
+def native_flops(x: Any, sizes: Any, w_in: Any, b_in: Any, w_out: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of the C++ kernel's forward pass: both products of every row."""
+    return 2 * x[0] * (math.prod(w_in[1:]) + math.prod(w_out[1:]))
+
+
+def native_backward_flops(dy: Any, x: Any, sizes: Any, w_in: Any, b_in: Any, w_out: Any, *rest: Any, **__: Any) -> int:
+    """FLOPs of its backward pass: the gradient of the hidden units, and as wanted of the rows and of the weights."""
+    for_x, for_weights = rest[-2:]
+    first, second = 2 * x[0] * math.prod(w_in[1:]), 2 * x[0] * math.prod(w_out[1:])
+    return second + for_x * first + for_weights * (first + second)
+
+
+def count_native() -> None:
+    """Add the C++ kernel, whose operators exist once it is built, to :data:`FLOP_FORMULAS`."""
+    FLOP_FORMULAS[torch.ops.moezoo_native.forward] = native_flops
+    FLOP_FORMULAS[torch.ops.moezoo_native.backward] = native_backward_flops
+
+
+FLOP_FORMULAS: dict[Any, Any] = {
     torch.ops.aten._grouped_mm: grouped_mm_flops,
     torch.ops.moezoo.grouped_mm: grouped_mm_flops,
     torch.ops.moezoo.grouped_mm_weight_grad: weight_grad_flops,

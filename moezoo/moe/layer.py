@@ -87,10 +87,15 @@ class MoELayer(nn.Module):
             expert, dim, hidden_dim, num_experts, activation=activation, dropout=dropout, expert_args=expert_args
         )
         if self.experts.whole_maps and not _keeps_maps_whole(self.router):
+            why = (
+                "it mixes tokens. Allowed: 'per_image' and 'dense_softmax'"
+                if self.router.mixes_tokens
+                else "it may send the tokens of a map to different experts. Allowed: 'per_image', 'dense_softmax' and "
+                "routers with top_k = num_experts"
+            )
             raise ConfigError(
-                f"router={router!r} is not allowed with expert={expert!r}, whose experts take whole maps: it may send "
-                "the tokens of a map to different experts. Allowed: 'per_image', 'dense_softmax' and routers with "
-                "top_k = num_experts, all without capacity_factor."
+                f"router={router!r} is not allowed with expert={expert!r}, whose experts take whole maps: {why}, all "
+                "without capacity_factor."
             )
         self.path = check_choice("path", path, ("auto", *self.experts.paths))
         self.shared: SharedExperts | None = None
@@ -127,6 +132,7 @@ class MoELayer(nn.Module):
                     f"{token_type.dtype} {tuple(token_type.shape)}"
                 )
             token_type = token_type.reshape(-1)
+        self.experts.check_input(x.shape)
         x_TD = x.reshape(-1, self.dim)
         routing = self.router(x_TD, samples=x.shape[0] if x.dim() > 2 else 1, token_type=token_type)
         if self.training:

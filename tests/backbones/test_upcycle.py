@@ -168,6 +168,14 @@ def test_all_parts_together_are_the_mlp(name, partition):
     assert experts.hidden_dim * 4 == old.fc2.weight.shape[1]
 
 
+@pytest.mark.parametrize("partition", ["contiguous", "random", "clustering", "importance"])
+def test_a_model_on_the_meta_device_takes_parts_there(partition):
+    with torch.device("meta"):
+        model = timm.create_model("test_vit", img_size=32)
+    moezoo.upcycle(model, "all", num_experts=4, top_k=4, init="partition", partition=partition)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
 def test_training_lowers_the_loss_and_reaches_router_and_experts(vit):
     moezoo.upcycle(vit, "last_half", num_experts=4, top_k=2, init="noise", noise_std=0.1)
     vit.train()

@@ -182,6 +182,11 @@ def test_only_float32_is_exported(tmp_path):
 def test_a_model_without_an_input_size_says_what_to_pass(tmp_path):
     with pytest.raises(InputError, match="input_size="):
         export_model(nn.Linear(3, 2), tmp_path / "m.pt2", format="pt2")
+    model = nn.Linear(3, 2)
+    model.pretrained_cfg = {"mean": (0.5,)}
+    with pytest.raises(InputError, match=r"Linear has no pretrained_cfg that says its input_size; pass input_size="):
+        export_model(model, tmp_path / "m.pt2", format="pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_cannot_be_traced_leaves_nothing(tmp_path):

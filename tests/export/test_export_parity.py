@@ -6,7 +6,7 @@ from torch import nn
 
 from moezoo.errors import ExportError
 from moezoo.export import Parity, export_model
-from moezoo.export.parity import decisions, other_images, plain_images, reached, steady
+from moezoo.export.parity import compare, decisions, other_images, plain_images, reached, steady
 from moezoo.moe import MoELayer
 
 
@@ -111,6 +111,29 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(ExportError, match="NaN or infinity"):
         export_model(model, tmp_path / "m.pt2", format="pt2", input_size=(5, 8))
     assert not list(tmp_path.iterdir())
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, x):
+        return x, 2 * x
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("batch", [3, 1])
+@pytest.mark.parametrize("output", [0, 1])
+def test_one_wrong_number_in_any_output_at_any_batch_is_found(wrong, batch, output):
+    model = TwoOutputs()
+
+    def run(images):
+        made = [y.clone() for y in model(images)]
+        if len(images) == batch:
+            made[output][-1, -1] = wrong
+        return made
+
+    with torch.no_grad(), pytest.raises(ExportError, match=f"relative error {wrong}, allowed"):
+        compare(model, run, torch.ones(2, 4), (3, 1), 1e-4)
+    with torch.no_grad():
+        assert compare(model, model, torch.ones(2, 4), (3, 1), 1e-4).max_relative_error == 0
 
 
 def test_the_summary_names_error_limit_and_batches():

@@ -58,6 +58,31 @@ def test_it_goes_by_torchs_seed_and_bears_equal_vectors():
     assert balanced_clusters(torch.ones(6, 2), 3).flatten().sort().values.tolist() == list(range(6))
 
 
+def test_vectors_without_values_are_dealt_out_in_order_where_they_lie():
+    index = balanced_clusters(torch.empty(6, 2, device="meta"), 3)
+    assert (index.shape, index.dtype, index.device.type) == ((3, 2), torch.int64, "meta")
+    with torch._subclasses.FakeTensorMode():
+        assert balanced_clusters(torch.empty(6, 2), 3).shape == (3, 2)
+    dense = DenseWeights(*(torch.empty(shape, device="meta") for shape in ((6, 2), (6,), (2, 6), (2,))))
+    made = spread(dense, 3, ExpertInit("partition", partition="clustering"))
+    assert {name: tuple(w.shape) for name, w in made.items()} == {
+        "w_in": (3, 2, 2),
+        "b_in": (3, 2),
+        "w_out": (3, 2, 2),
+        "b_out": (3, 2),
+    }
+
+
+def test_a_default_device_of_the_callers_own_changes_nothing():
+    x, _ = planted(3, 4, 2, 0.1)
+    torch.manual_seed(1)
+    expected = balanced_clusters(x, 3)
+    torch.manual_seed(1)
+    with torch.device("meta"):
+        index = balanced_clusters(x, 3)
+    assert torch.equal(index, expected)
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_units_that_read_alike_share_an_expert_and_each_is_in_one(gated):
     D, H, E = 8, 24, 4

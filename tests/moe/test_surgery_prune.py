@@ -170,6 +170,31 @@ def test_batches_may_be_mappings_or_come_with_labels(x):
     assert a == b
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_what_a_loader_gives_next_is_one_batch_with_labels(x, kind):
+    made, twin = (layer() for _ in range(2))
+    twin.load_state_dict(made.state_dict())
+    a = prune_experts(made, keep=3, data=kind((x, torch.arange(4))))
+    assert a == prune_experts(twin, keep=3, data=x)
+
+
+@pytest.mark.parametrize("second", [tokens(4, 5), torch.arange(3)], ids=["another batch", "of another length"])
+def test_two_batches_are_no_batch_with_labels(x, second):
+    seen = []
+
+    class Seeing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer()
+
+        def forward(self, batch):
+            seen.append(batch)
+            return self.layer(batch if batch.is_floating_point() else x)
+
+    prune_experts(Seeing(), keep=3, data=[x, second])
+    assert [batch is x for batch in seen] == [True, False] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -180,6 +205,7 @@ def test_batches_may_be_mappings_or_come_with_labels(x):
         ({"by": "wieght"}, ConfigError, r"by='wieght' is not allowed\. Did you mean: weight"),
         ({"layers": "frist"}, ConfigError, r"no MoE layer is called 'frist'.*first"),
         ({"layers": []}, ConfigError, r"names no MoE layer"),
+        ({"layers": 5}, ConfigError, r"layers=5 is not allowed: it must be a path or pattern, or a list of them"),
         ({"data": []}, InputError, r"got nothing"),
         ({"data": 3}, InputError, r"got int"),
         ({"data": torch.empty(0, 5, D)}, InputError, r"'first' got no token"),

@@ -17,7 +17,7 @@ class Experts(nn.Module, ABC):
     """E experts of one kind. Every expert must stay in the autograd graph, used or not (zeros, never ``None``)."""
 
     paths: tuple[str, ...] = ("loop",)
-    """The paths (:data:`moezoo.moe.paths.PATHS`) it can be computed by, the usual one first."""
+    """The paths (:data:`moezoo.moe.paths.RUN`) it can be computed by, the usual one first."""
     gated = False
     """Whether they are gated MLPs, as the shared experts beside them then are too."""
     whole_maps = False
@@ -28,6 +28,13 @@ class Experts(nn.Module, ABC):
         self.dim = check_int("dim", dim, low=1)
         self.hidden_dim = check_int("hidden_dim", hidden_dim, low=1)
         self.num_experts = check_int("num_experts", num_experts, low=1)
+
+    def check_input(self, shape: torch.Size) -> None:
+        """Told the shape (..., D) of the layer's input before it is routed, for experts that not every shape suits.
+
+        Raises:
+            InputError: The shape does not suit them.
+        """
 
     @abstractmethod
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.grouped import grouped_linear
+from moezoo.moe.paths.static import rows_by_expert
 
 PATHS = ("loop", "grouped", "static")
 
@@ -23,8 +24,7 @@ def linear_by_expert(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor | None, p
         rows = zip(x_ND.split(plan.sizes), weights, strict=True)
         return torch.cat([F.linear(x, w, b) for x, (w, b) in rows if len(x) or not len(x_ND)])
     y_NH = x_ND.new_zeros(x_ND.shape[0], weight_EHD.shape[1])
-    for e, (w, b) in enumerate(weights):
-        (row,) = (plan.expert_index == e).nonzero(as_tuple=True)
+    for row, (w, b) in zip(rows_by_expert(plan), weights, strict=True):
         y = F.linear(x_ND.index_select(0, row), w, b)
         y_NH = y_NH.to(y.dtype).index_add(0, row, y)
     return y_NH

@@ -21,8 +21,9 @@ from moezoo.moe.types import has_values
 class ConvExperts(Experts):
     """``w_out act(conv(act(w_in x + b_in)))`` per expert, where ``conv`` is depthwise with zeros around the map.
 
-    Every ``h * w`` tokens that follow each other are a map, row by row. A map goes to an expert as a whole, so the
-    router must give all its tokens the same experts: ``per_image``, or one that gives every token all experts.
+    Every ``h * w`` tokens of a sample that follow each other are a map, row by row; an input of four axes
+    or more is (..., h, w, D). A map goes to an expert as a whole, so the router must give all its tokens the same
+    experts: ``per_image``, or one that gives every token all experts.
 
     Args:
         grid: (h, w) of the maps.
@@ -72,6 +73,16 @@ class ConvExperts(Experts):
         init_linear_(self.w_conv.data.flatten(2), self.b_conv)
         init_linear_(self.w_out, self.b_out)
 
+    def check_input(self, shape: torch.Size) -> None:
+        # The axes of the tokens alone: whatever is traced stays free in its batch.
+        height, width = self.grid
+        whole = tuple(shape[-3:-1]) == self.grid if len(shape) > 3 else shape[-2] % (height * width) == 0
+        if not whole:
+            raise InputError(
+                f"experts on maps with grid={self.grid} take (..., {height}, {width}, {self.dim}), or samples of a "
+                f"multiple of {height * width} tokens, got {tuple(shape)}"
+            )
+
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
         self._check(plan, x_ND.shape[0])
         h_NH = self.act(linear_by_expert(x_ND, self.w_in, self.b_in, plan))
@@ -108,10 +119,6 @@ class ConvExperts(Experts):
     def _check(self, plan: Plan, num_rows: int) -> None:
         height, width = self.grid
         size = height * width
-        if plan.num_tokens % size:
-            raise InputError(
-                f"experts on maps of {height} x {width} take a multiple of {size} tokens, not {plan.num_tokens}"
-            )
         whole = isinstance(plan, AssignmentPlan) and num_rows % size == 0
         if whole and not torch.compiler.is_compiling() and has_values(plan.expert_index):
             token_ML, expert_ML = (index.view(-1, size) for index in (plan.token_index, plan.expert_index))  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
 from moezoo.moe.experts.mlp_expert import MLPExpert
 from moezoo.moe.experts.stacked import init_linear_
+from moezoo.moe.paths.static import without_dropped
 
 
 class LoRAExperts(Experts):
@@ -75,6 +76,7 @@ class LoRAExperts(Experts):
             own.copy_(given)
 
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        x_ND = without_dropped(x_ND, plan)
         h_NH = self.base.fc1(x_ND) + self._change(x_ND, self.down_in, self.up_in, plan)
         h_NH = self.base.drop1(self.base.act(h_NH))
         return self.base.fc2(h_NH) + self._change(h_NH, self.down_out, self.up_out, plan)

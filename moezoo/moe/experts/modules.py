@@ -14,7 +14,7 @@ from moezoo.errors import ConfigError, InputError
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.flops import FLOP_FORMULAS
-from moezoo.moe.types import has_values
+from moezoo.moe.paths.static import rows_by_expert
 
 
 class ModuleExperts(Experts):
@@ -73,7 +73,7 @@ class ModuleExperts(Experts):
         return torch.cat([*done, idle.to(done[0].dtype)]) if done else idle
 
     def _static(self, x_ND: Tensor, plan: Plan) -> Tensor:
-        rows = list(self._rows(x_ND, plan))
+        rows = rows_by_expert(plan)
         done = [self._call(e, m, x_ND.index_select(0, rows[e])) for e, m in enumerate(self.members)]
         dtype = functools.reduce(torch.promote_types, [y.dtype for y in done])
         y_ND = torch.zeros_like(x_ND, dtype=dtype)
@@ -81,19 +81,15 @@ class ModuleExperts(Experts):
             y_ND = y_ND.index_add(0, row, y.to(dtype))
         return y_ND
 
-    def _rows(self, x_ND: Tensor, plan: Plan) -> Iterable[Tensor]:
-        """The rows of each expert; dropped ones are nobody's."""
-        index_N = torch.arange(x_ND.shape[0], device=x_ND.device)
-        if not (torch.compiler.is_compiling() or has_values(x_ND)):
-            return index_N.tensor_split(self.num_experts)  # where they go is unknown: evenly
-        kept_N = index_N < plan.counts.sum()
-        return (((plan.expert_index == e) & kept_N).nonzero(as_tuple=True)[0] for e in range(self.num_experts))
-
     def _call(self, e: int, member: nn.Module, x: Tensor) -> Tensor:
         y = member(x)
-        if not isinstance(y, Tensor) or y.dim() != 2 or y.shape[1] != self.dim:
+        fits = isinstance(y, Tensor) and y.dim() == 2 and y.shape[1] == self.dim
+        # While tracing, how many rows there are is unknown.
+        if not fits or (not torch.compiler.is_compiling() and len(y) != len(x)):
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise InputError(f"expert {e} ({type(member).__name__}) must give (n, {self.dim}) for such rows, got {got}")
+            raise InputError(
+                f"expert {e} ({type(member).__name__}) must give (n, {self.dim}) for n = {len(x)} such rows, got {got}"
+            )
         return y
 
     def flops(self, rows: Sequence[int]) -> int:

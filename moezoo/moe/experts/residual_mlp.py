@@ -15,6 +15,7 @@ from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
 from moezoo.moe.experts.mlp_expert import RESIDUALS
 from moezoo.moe.experts.stacked import init_linear_
+from moezoo.moe.paths.static import without_dropped
 
 
 class ResidualMLP(Experts):
@@ -67,6 +68,7 @@ class ResidualMLP(Experts):
             init_linear_(self.w_res, self.b_res)
 
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        x_ND = without_dropped(x_ND, plan)
         h_NH = linear_by_expert(x_ND, self.w_in, self.b_in, plan)
         h_NH = self._norm_act_drop(h_NH, self.norm1_weight, self.norm1_bias, plan)
         y_ND = linear_by_expert(h_NH, self.w_out, self.b_out, plan)

@@ -5,13 +5,14 @@ one more file and one more line here:
 
 * ``loop``: one expert after the other by plain autograd; the reference.
 * ``sorted``: the same with shared buffers and a backward pass of its own.
-* ``batched``: all experts in one product, padded to the fullest, for few rows.
+* ``batched``: all experts in one product, padded to the fullest, for few and even rows.
 * ``packed``: inference on a CPU with reordered weights.
+* ``native``: a C++ kernel for CPUs, once :func:`moezoo.moe.build_native` has compiled it.
 * ``grouped``: one product over all experts with fixed shapes, for compiling, exporting and GPUs.
 * ``static``: one expert after the other in a way that tracing can follow, for ONNX.
 """
 
-from moezoo.moe.paths import batched, grouped, loop, packed, sorted, static
+from moezoo.moe.paths import batched, grouped, loop, native, packed, sorted, static
 from moezoo.moe.paths.choose import choose_path
 from moezoo.moe.paths.stack import MLPStack
 
@@ -20,6 +21,7 @@ RUN = {
     "sorted": sorted.run,
     "batched": batched.run,
     "packed": packed.run,
+    "native": native.run,
     "grouped": grouped.run,
     "static": static.run,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moezoo.moe.paths import packed
+from moezoo.moe.paths import native, packed
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 from moezoo.moe.types import Routing, has_values
 
@@ -28,6 +28,8 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
         return "grouped"
     if mlp.dropout or not _plain(x_TD, mlp):
         return "loop"
+    if native.supports(x_TD.device, dtype):
+        return "native"  # few rows are far faster, many within some percent of packed, which keeps a second copy
     if _few_and_even(routing):
         return "batched"
     return "packed" if packed.is_possible(x_TD, mlp) else "sorted"

@@ -51,6 +51,7 @@ class SoftRouter(Router):
         top_k: int = 1,
         normalize: bool | None = None,
         capacity_factor: float | None = None,
+        capacity_rule: str = "gshard",
         **shared,
     ):
         if top_k not in (1, num_experts):
@@ -64,6 +65,11 @@ class SoftRouter(Router):
             raise ConfigError(
                 f"capacity_factor={capacity_factor!r} is not allowed: with router 'soft' num_slots says what an expert "
                 "takes."
+            )
+        if capacity_rule != "gshard":
+            raise ConfigError(
+                f"capacity_rule={capacity_rule!r} is not allowed: router 'soft' has no capacity; num_slots says what "
+                "an expert takes."
             )
         super().__init__(dim, num_experts, top_k=num_experts, normalize=normalize, **shared)
         self.num_slots = check_int("num_slots", num_slots, low=1)

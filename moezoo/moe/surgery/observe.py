@@ -38,7 +38,7 @@ def batches_of(data: Any) -> list[Any]:
     Raises:
         InputError: There is none, or it is something else.
     """
-    if isinstance(data, (Tensor, Mapping)):
+    if isinstance(data, (Tensor, Mapping)) or _is_labelled(data):
         data = [data]
     if not isinstance(data, Iterable) or isinstance(data, (str, bytes)):
         raise InputError(f"data must be a batch or an iterable of batches, got {type(data).__name__}")
@@ -47,6 +47,16 @@ def batches_of(data: Any) -> list[Any]:
         kinds = sorted({type(batch).__name__ for batch in batches}) or ["nothing"]
         raise InputError(f"data must hold tensors, or mappings of keyword arguments, got {', '.join(kinds)}")
     return batches
+
+
+def _is_labelled(data: Any) -> bool:
+    """Whether it is one batch with its labels, (images, whole numbers for them), and not two batches."""
+    if not (
+        isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(t, Tensor) and t.dim() for t in data)
+    ):
+        return False
+    images, labels = data
+    return images.is_floating_point() and not labels.is_floating_point() and len(images) == len(labels)
 
 
 def observe(model: nn.Module, layers: Mapping[str, MoELayer], batches: list[Any]) -> tuple[dict[str, Seen], list]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,10 @@ def find_layers(model: nn.Module, layers: Sequence[str] | str | None) -> dict[st
         raise ConfigError(f"{type(model).__name__} has no MoELayer to operate on.")
     if layers is None:
         return found
+    if not isinstance(layers, Iterable):
+        raise ConfigError(
+            f"layers={layers!r} is not allowed: it must be a path or pattern, or a list of them; None means all."
+        )
     chosen: set[str] = set()
     for pattern in [layers] if isinstance(layers, str) else layers:
         matching = {name for name in found if isinstance(pattern, str) and fnmatch.fnmatchcase(name, pattern)}

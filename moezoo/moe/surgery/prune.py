@@ -32,7 +32,8 @@ def prune_experts(
         keep: Experts that remain in each layer, from ``top_k`` to one less than there are. Where the router has
             groups, each keeps an equal number.
         data: A batch (a tensor, or a mapping of keyword arguments) or an iterable of batches, on the model's device;
-            of ``(images, labels)`` pairs the labels are left out. What the layers see of it is kept in memory.
+            of ``(images, labels)`` pairs the labels are left out, and a pair alone, with whole numbers as labels, is
+            one batch. What the layers see of it is kept in memory.
         by: ``assignments`` counts the tokens an expert computes; ``weight`` sums their routing weights.
         layers: Paths or fnmatch patterns of MoE layers; ``None`` means all.
 

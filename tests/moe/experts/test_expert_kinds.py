@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from moezoo.errors import InputError
-from moezoo.moe import MoELayer, unstack
+from moezoo.moe import MoELayer, Routing, unstack
+from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import experts as registry
 from moezoo.moe.experts.modules import ModuleExperts
 
@@ -82,6 +85,29 @@ def test_dropped_assignments_count_nowhere(kind, path):
         y.square().sum().backward()
         grads.append([y, *(p.grad for p in layer.parameters() if p.requires_grad)])
     for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("kind", "path"), [c for c in CASES if c[0] != "conv" and c[1] != "auto"])
+def test_nothing_that_a_dropped_token_holds_reaches_any_result(kind, path):
+    experts = build(kind).experts
+    x = torch.randn(5, D, dtype=torch.float64)
+    dropped = torch.zeros(5, 2, dtype=torch.bool)
+    dropped[2], dropped[4, 1] = True, True
+    routing = Routing.from_logits(torch.randn(5, E, dtype=torch.float64), 2)
+    routing = dataclasses.replace(routing, dropped=dropped.flatten())
+    results = []
+    for value, way in ((0.0, "loop"), (torch.inf, path)):
+        inputs = x.clone()
+        inputs[2] = value
+        inputs.requires_grad_()
+        experts.zero_grad()
+        plan = make_plan(routing, way)
+        y = plan.combine(experts(plan.gather(inputs), plan))
+        assert not y[2].any()
+        y.square().sum().backward()
+        results.append([y, inputs.grad, *(p.grad for p in experts.parameters() if p.requires_grad)])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -210,6 +236,17 @@ def test_a_module_that_changes_the_width_is_named():
         layer(torch.randn(5, D))
 
 
+@pytest.mark.parametrize("path", ["loop", "static"])
+def test_a_module_that_changes_the_number_of_rows_is_named(path):
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(0, keepdim=True)
+
+    layer = MoELayer(D, num_experts=1, expert="modules", expert_args={"modules": [Mean()]}, path=path)
+    with pytest.raises(InputError, match=r"expert 0 \(Mean\) must give \(n, 4\) for n = 5 such.*got \(1, 4\)"):
+        layer(torch.randn(5, D))
+
+
 def test_convolutions_mix_the_tokens_of_a_map_and_of_no_other():
     layer = build("conv")
     x = torch.randn(3, 6, D, dtype=torch.float64)
@@ -232,5 +269,17 @@ def test_a_split_map_is_refused_at_the_call():
     layer.router.__class__ = Splitting
     with pytest.raises(InputError, match=r"split a map of 2 x 3 tokens.*'per_image'"):
         layer(torch.randn(8, 6, D, dtype=torch.float64))
-    with pytest.raises(InputError, match=r"maps of 2 x 3 take a multiple of 6 tokens, not 14"):
-        build("conv")(torch.randn(2, 7, D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("router", ["per_image", "dense_softmax"])
+@pytest.mark.parametrize("shape", [(2, 7), (4, 9), (2, 3), (7,), (2, 3, 2), (4, 1, 6), (2, 2, 3, 2)])
+def test_tokens_that_are_not_whole_maps_of_each_sample_are_refused(router, shape):
+    layer = build("conv", router=router)
+    with pytest.raises(InputError, match=rf"grid=\(2, 3\).*got {re.escape(str((*shape, D)))}"):
+        layer(torch.randn(*shape, D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("router", ["per_image", "dense_softmax"])
+@pytest.mark.parametrize("shape", [(12,), (3, 6), (3, 12), (3, 2, 3), (2, 4, 2, 3), (0, 2, 3)])
+def test_whole_maps_are_taken_however_they_lie(router, shape):
+    assert build("conv", router=router)(torch.randn(*shape, D, dtype=torch.float64)).shape == (*shape, D)

@@ -76,7 +76,7 @@ def tokens(*shape):
     return torch.randn(*shape, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("path", ["auto", *RUN])
+@pytest.mark.parametrize("path", ["auto", *(path for path in RUN if path != "native")])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_path_equals_the_formula(path, shape):
     E, S, B, L = shape
@@ -303,7 +303,7 @@ def test_exported_it_follows_other_batches_and_lengths():
         ({"top_k": 2}, "top_k=2 is not allowed: router 'soft' uses all 4 experts"),
         ({"normalize": False}, "normalize=False is not allowed"),
         ({"capacity_factor": 1.0}, "capacity_factor=1.0 is not allowed.*num_slots"),
-        ({"capacity_rule": "vmoe"}, "capacity_rule='vmoe' does nothing"),
+        ({"capacity_rule": "vmoe"}, "capacity_rule='vmoe' is not allowed: router 'soft' has no capacity.*num_slots"),
         ({"router_args": {"num_slots": 0}}, "num_slots=0 is not allowed: it must be a whole number of at least 1"),
         ({"router_args": {"num_slots": None}}, "num_slots=None"),
         ({"router_args": {"num_slot": 2}}, "Did you mean: num_slots"),
@@ -317,8 +317,9 @@ def test_what_means_nothing_here_is_refused(args, words):
 def test_experts_that_take_whole_maps_are_refused(monkeypatch):
     monkeypatch.setattr(StackedMLP, "whole_maps", True)
     MoELayer(4, num_experts=4, router="dense_softmax")
-    with pytest.raises(ConfigError, match="router='soft' is not allowed with expert='mlp'"):
+    with pytest.raises(ConfigError, match=r"router='soft' is not allowed with expert='mlp'.*it mixes tokens") as error:
         MoELayer(4, num_experts=4, router="soft")
+    assert "top_k" not in str(error.value)
 
 
 @pytest.mark.parametrize("args", [{"top_k": 1}, {"top_k": 4}, {"normalize": True}])
