@@ -129,7 +129,8 @@ def test_only_wanted_gradients_are_computed():
     native.run(x, SimpleNamespace(sizes=[5, 6], plain=False), MLPStack(*weights, "gelu", False)).sum().backward()
     assert torch.equal(x.grad, expected[1])
     weights = [w.requires_grad_() for w in weights]
-    native.run(x.detach(), SimpleNamespace(sizes=[5, 6], plain=False), MLPStack(*weights, "gelu", False)).sum().backward()
+    plan = SimpleNamespace(sizes=[5, 6], plain=False)
+    native.run(x.detach(), plan, MLPStack(*weights, "gelu", False)).sum().backward()
     for w, other in zip(weights, expected[2:], strict=True):
         assert torch.equal(w.grad, other)
 
