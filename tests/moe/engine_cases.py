@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from router_cases import CASES, MIXING, registered
+from router_cases import CASES, fitting, registered
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError
@@ -33,15 +33,7 @@ KIND = {"unequal": "mixed"}
 
 def build(router: str, expert: str, path: str = "loop", num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
     """A layer in float64 with spread weights, or a ``ConfigError``."""
-    router_args = dict(CASES[router])
-    if router == "group_limited" and (num_experts % 2 or top_k > num_experts // 2):
-        router_args["num_groups"] = 1
-    if router == "dense_softmax":
-        top_k = num_experts
-    if router in MIXING:
-        top_k = 1
-    if router == "modality" and num_experts % top_k:
-        router_args.setdefault("experts_of_type", [tuple(range(top_k)), num_experts - 1])
+    top_k, router_args = fitting(router, num_experts, top_k, {})
     kind = KIND.get(expert, expert)
     own = EXPERTS[expert](num_experts)
     layer = MoELayer(

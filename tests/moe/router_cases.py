@@ -50,18 +50,25 @@ def registered(name: str) -> str:
     return "hash" if name == "hash_types" else name
 
 
-def build(name: str, dim: int = 4, num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
-    """A layer in float64 with spread weights: routers start near zero, where mistakes hide."""
-    router_args = {**CASES[name], **args.pop("router_args", {})}
+def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """``top_k`` and the router's arguments, ``own`` among them, as a router of this kind and size takes them."""
+    router_args = {**CASES[name], **own}
     if name == "group_limited" and (num_experts % 2 or top_k > num_experts // 2):
         router_args["num_groups"] = 1
     if name == "dense_softmax":
         top_k = num_experts
     if name in MIXING:
         top_k = 1
-        args.pop("capacity_factor", None)
     if name == "modality" and num_experts % top_k:
         router_args.setdefault("experts_of_type", [tuple(range(top_k)), num_experts - 1])
+    return top_k, router_args
+
+
+def build(name: str, dim: int = 4, num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
+    """A layer in float64 with spread weights: routers start near zero, where mistakes hide."""
+    if name in MIXING:
+        args.pop("capacity_factor", None)
+    top_k, router_args = fitting(name, num_experts, top_k, args.pop("router_args", {}))
     layer = MoELayer(
         dim,
         num_experts=num_experts,

@@ -21,3 +21,17 @@ def run_sizes(x_ND: Tensor, sizes: list[int], mlp: MLPStack) -> Tensor:
     weights = zip(*(p.unbind(0) for p in mlp.weights), strict=True)
     used = [(x, w) for x, w in zip(x_ND.split(sizes), weights, strict=True) if len(x) or not len(x_ND)]
     return torch.cat([F.linear(mlp.hidden(F.linear(x, w1, b1)), w2, b2) for x, (w1, b1, w2, b2) in used])
+
+
+def gradients(
+    inputs: tuple[Tensor, ...], wanted: tuple[bool, ...], dy_ND: Tensor, sizes: list[int], activation: str, gated: bool
+) -> tuple[Tensor | None, ...]:
+    """Of the rows, ``w_in``, ``b_in``, ``w_out`` and ``b_out``, so that they can be differentiated again.
+
+    What the backward passes of other paths give where their own results could not be.
+    """
+    x_ND, w_in, b_in, w_out, b_out = inputs
+    y_ND = run_sizes(x_ND, sizes, MLPStack(w_in, b_in, w_out, b_out, activation, gated))
+    asked = [t for t, want in zip(inputs, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(y_ND, asked, dy_ND, create_graph=True))
+    return tuple(next(found) if want else None for want in wanted)

@@ -114,10 +114,8 @@ class _NativeMLP(torch.autograd.Function):
         x_ND, w_in, b_in, w_out, b_out, h = ctx.saved_tensors
         inputs = x_ND, w_in, b_in, w_out, b_out
         if torch.is_grad_enabled():  # to be differentiated again
-            y_ND = loop.run_sizes(inputs[0], ctx.sizes, MLPStack(*inputs[1:], ctx.activation, ctx.gated))
-            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
-            found = iter(torch.autograd.grad(y_ND, wanted, dy_ND, create_graph=True))
-            return *(next(found) if need else None for need in ctx.needs_input_grad[:5]), None, None, None
+            wanted = ctx.needs_input_grad[:5]
+            return *loop.gradients(inputs, wanted, dy_ND, ctx.sizes, ctx.activation, ctx.gated), None, None, None
         for_x, *for_weights = ctx.needs_input_grad[:5]
         x_ND, *weights = (t.contiguous() for t in inputs)
         dx, *dw = torch.ops.moezoo_native.backward(

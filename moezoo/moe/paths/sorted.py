@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.hidden import hidden_backward_, hidden_into
-from moezoo.moe.paths.loop import run_sizes
+from moezoo.moe.paths.loop import gradients, run_sizes
 from moezoo.moe.paths.products import linear
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
@@ -60,11 +60,8 @@ class _SortedMLP(torch.autograd.Function):
     def backward(ctx: Any, dy_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, w_in, b_in, w_out, b_out, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            inputs = x_ND, w_in, b_in, w_out, b_out
-            y_ND = run_sizes(x_ND, ctx.sizes, MLPStack(*inputs[1:], ctx.activation, ctx.gated))
-            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
-            found = iter(torch.autograd.grad(y_ND, wanted, dy_ND, create_graph=True))
-            return *(next(found) if need else None for need in ctx.needs_input_grad[:5]), None, None, None
+            inputs, wanted = (x_ND, w_in, b_in, w_out, b_out), ctx.needs_input_grad[:5]
+            return *gradients(inputs, wanted, dy_ND, ctx.sizes, ctx.activation, ctx.gated), None, None, None
         for_x, *for_weights = ctx.needs_input_grad[:5]
         sizes, H = ctx.sizes, w_out.shape[2]
         grads = gradients_like(w_in, w_out, sizes) if any(for_weights) else ()
