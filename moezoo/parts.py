@@ -62,6 +62,25 @@ class Registry(Generic[T]):
 
 adapters: Registry[Any] = Registry("adapter")
 datasets: Registry[Any] = Registry("data set")
+metrics: Registry[Any] = Registry("metric")
 # An adapter is found by its name before any model family has been imported.
 adapters.add("entity", "moezoo.models.entity_moe.adapter:ENTITY")
-datasets.add("digits", "moezoo.data.digits:load_digits_splits")
+for _name, _loader in {
+    "digits": "digits:load_digits_splits",
+    "cifar10": "cifar:load_cifar10",
+    "cifar100": "cifar:load_cifar100",
+    "fashion_mnist": "fashion_mnist:load_fashion_mnist",
+    "image_folder": "image_folder:load_image_folder",
+    "hf": "hub_datasets:load_hf",
+    "flickr8k": "flickr8k:load_flickr8k",
+    "market1501": "reid.market1501:load_market1501",
+    "rgbnt201": "reid.rgbnt201:load_rgbnt201",
+    "rgbnt100": "reid.rgbnt100:load_rgbnt100",
+    "msvr310": "reid.msvr310:load_msvr310",
+    "cluttered_digits": "generated.cluttered_digits:load_cluttered_digits",
+    "shapes": "generated.shapes:load_shapes",
+    "trispectral": "generated.trispectral:load_trispectral",
+}.items():
+    datasets.add(_name, f"moezoo.data.{_loader}")
+for _metric in ("balanced_accuracy", "macro_f1", "brier_score"):
+    metrics.add(_metric, f"moezoo.eval.metrics:{_metric}")

@@ -58,11 +58,15 @@ def load_digits_splits(
 
     plain = _Prepare(input_size, mean, std)
     jittered = _Prepare(input_size, mean, std, _jitter(degrees, shift, zoom)) if augment else plain
+
+    def part(chosen: np.ndarray, transform: _Prepare) -> ImageTensors:
+        return ImageTensors(pixels[chosen], labels[chosen], transform, [f"digits image {i}" for i in chosen])
+
     return Splits(
         name="digits",
-        train=ImageTensors(pixels[train], labels[train], jittered),
-        val=ImageTensors(pixels[val], labels[val], plain),
-        test=ImageTensors(pixels[test], labels[test], plain),
+        train=part(train, jittered),
+        val=part(val, plain),
+        test=part(test, plain),
         label_names=tuple(str(name) for name in raw.target_names),
         mean=tuple(mean),
         std=tuple(std),

@@ -1,0 +1,1 @@
+"""Re-identification sets: folders in the published forms, one file for each."""

@@ -1,0 +1,190 @@
+"""Drawn images: the same whenever they are read, and what is said of them is true."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from moezoo.data import load_dataset
+from moezoo.data.generated.shapes import COLOURS, KINDS, Scene, Shape
+from moezoo.data.generated.trispectral import CUES
+from moezoo.errors import ConfigError
+
+UNIT = {"mean": (0.0,), "std": (1.0,)}
+FEW = {"train_images": 60, "val_images": 20, "test_images": 40}
+
+
+@pytest.mark.parametrize("name", ["cluttered_digits", "shapes"])
+def test_the_seed_alone_decides_and_more_images_change_none(name):
+    torch.manual_seed(1)
+    one = load_dataset(name, **FEW)
+    torch.manual_seed(2)
+    more = load_dataset(name, **{**FEW, "test_images": 50})
+    other = load_dataset(name, seed=1, **FEW)
+    for i in (0, 39):
+        assert torch.equal(one.test[i][0], more.test[i][0])
+        assert one.test[i][1] == more.test[i][1]
+        assert torch.equal(one.test[i][0], one.test[i][0])
+        assert not torch.equal(one.test[i][0], other.test[i][0])
+    for bad in ({"seed": -1}, {"noise": 2.0}, {"train_images": 0}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            load_dataset(name, **bad)
+
+
+def test_the_digit_is_in_its_box_and_can_be_read_there():
+    clean = load_dataset("cluttered_digits", noise=0.0, **FEW, **UNIT)
+    bare = load_dataset("cluttered_digits", noise=0.0, clutter=0, **FEW, **UNIT)
+    for part, plain in ((clean.train, bare.train), (clean.test, bare.test)):
+        for i in range(20):
+            left, top, right, bottom = (round(64 * v) for v in part.box(i))
+            assert (right - left, bottom - top) == (20, 20)
+            digit, alone = part[i][0][0], plain[i][0][0]
+            inside = torch.zeros(64, 64, dtype=torch.bool)
+            inside[top:bottom, left:right] = True
+            assert torch.equal(digit[inside], alone[inside])  # no scrap touches it
+            assert alone[~inside].max() == 0
+            assert digit[~inside].max() > 0.5
+            assert alone[inside].max() > 0.5
+            assert part[i][1] == plain[i][1]
+    large = load_dataset("cluttered_digits", input_size=(3, 128, 96), **FEW, **UNIT)
+    assert large.test[0][0].shape == (3, 128, 96)
+    assert large.test.box(0) == clean.test.box(0)  # in shares of the sides, so of any size
+    with pytest.raises(ConfigError, match="digit_size"):
+        load_dataset("cluttered_digits", digit_size=40)
+
+
+def test_no_digit_is_in_two_parts():
+    splits = load_dataset("cluttered_digits", **FEW)
+    rows = {name: {tuple(d.ravel()) for d in getattr(splits, name).read.pixels} for name in ("train", "val", "test")}
+    assert sum(map(len, rows.values())) == 1797
+    assert min(map(len, rows.values())) > 350
+    for one, two in itertools.combinations(rows.values(), 2):
+        assert not one & two
+
+
+def is_true(sentence, scene):
+    """Whether a sentence holds, read word by word from the scene's shapes and places."""
+    shapes = {s.name: s for s in scene.shapes}
+    name = f"(?:{'|'.join(COLOURS)}) (?:{'|'.join(KINDS)})"
+    if found := re.fullmatch(rf"the ({name}) is (left of|right of|above|below) the ({name})", sentence):
+        a, b = shapes[found[1]], shapes[found[3]]
+        return {"left of": a.x < b.x, "right of": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}[found[2]]
+    if found := re.fullmatch(rf"the ({name}) is (small|large)", sentence):
+        return shapes[found[1]].size == found[2]
+    if found := re.fullmatch(rf"there are (two|three) shapes, one of them is an? ({name})", sentence):
+        return {"two": 2, "three": 3}[found[1]] == len(shapes) and found[2] in shapes
+    if sentence.startswith("a picture of "):
+        return re.findall(name, sentence) == list(shapes)
+    whole = re.fullmatch(r"(.*) on an? (white|grey|black) background", sentence)
+    told = re.findall(rf"an? (small|large) ({name})", whole[1])
+    return whole[2] == scene.background and told == [(s.size, s.name) for s in scene.shapes]
+
+
+def test_every_sentence_about_shapes_is_true_of_the_picture():
+    splits = load_dataset("shapes", noise=0.0, **FEW, **UNIT)
+    kinds = set()
+    for part in (splits.train, splits.test):
+        for i in range(len(part)):
+            scene, (image, captions) = part.scene(i), part[i]
+            assert len(set(captions)) == 5
+            for sentence in captions:
+                assert is_true(sentence, scene), sentence
+                assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", sentence), sentence
+                kinds.add(re.sub(f"{'|'.join((*COLOURS, *KINDS))}", "·", sentence))
+            for shape in scene.shapes:  # the picture has the colour where the scene says
+                assert torch.allclose(image[:, shape.y, shape.x] * 255, torch.tensor(COLOURS[shape.colour]).float())
+    assert len(kinds) > 12
+    assert not is_true("the red circle is above the blue square", _two("red circle", "blue square", 40, 10))
+
+
+def _two(first, second, first_y, second_y):
+    (c1, k1), (c2, k2) = first.split(), second.split()
+    return Scene("grey", (Shape(c1, k1, "small", 20, first_y), Shape(c2, k2, "small", 20, second_y)))
+
+
+MANY = {"train_identities": 60, "test_identities": 40, "cameras": 3, "images_per_camera": 2}
+NATIVE = {"input_size": (3, 128, 64), **UNIT}
+
+
+def seen(splits):
+    """(N, 3, 128, 64) first channels and colours of all test images, and the level of each cue."""
+    parts = (splits.query, splits.gallery)
+    images = torch.stack([part[i][0] for part in parts for i in range(len(part))]).numpy()
+    levels = [part.levels(i) for part in parts for i in range(len(part))]
+    return images, {cue: np.array([level[cue] for level in levels]) for cue in CUES}
+
+
+def coarse(images, spectrum):
+    """Means of 16 x 16 pixels: no weave is left."""
+    return images[:, spectrum].reshape(len(images), 3, 8, 16, 4, 16).mean((3, 5)).reshape(len(images), -1)
+
+
+def fine(images, spectrum):
+    """Strength of the weaves in the upper body, without its mean and without place."""
+    patch = images[:, spectrum, 0, 38:74, 20:44]
+    patch = patch - patch.mean((1, 2), keepdims=True)
+    spectra = []
+    for down, across in ((3, 0), (0, 3), (5, 0), (0, 5)):
+        y, x = np.mgrid[: patch.shape[1], : patch.shape[2]]
+        wave = np.exp(2j * np.pi * (y / down if down else x / across))
+        spectra.append(np.abs((patch * wave).mean((1, 2))))
+    return np.stack(spectra, axis=1)
+
+
+def probe(features, target):
+    """Accuracy of a linear probe on images it was not fitted to."""
+    features = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    half = len(features) // 2
+    model = LogisticRegression(C=0.1, max_iter=200).fit(features[:half], target[:half])
+    return model.score(features[half:], target[half:])
+
+
+def test_each_cue_is_in_its_spectrum_at_its_scale_and_nowhere_else():
+    images, levels = seen(load_dataset("trispectral", **MANY, **NATIVE))
+    order = np.random.RandomState(0).permutation(len(images))
+    images = images[order]
+    views = {
+        (spectrum, scale): reader(images, place)
+        for place, spectrum in enumerate(("rgb", "nir", "tir"))
+        for scale, reader in (("coarse", coarse), ("fine", fine))
+    }
+    for cue in CUES:
+        found = {view: probe(features, levels[cue][order]) for view, features in views.items()}
+        spectrum, scale = cue.split("_")
+        own = found.pop((spectrum, scale))
+        assert own > 0.95, (cue, own)
+        assert max(found.values()) < 0.55, (cue, found)  # of four levels; images of one identity are in both halves
+
+
+def test_a_cue_that_is_left_out_says_nothing_of_the_identity():
+    every = load_dataset("trispectral", **MANY, **NATIVE)
+    some = load_dataset("trispectral", cues=("nir_fine", "rgb_coarse", "tir_fine", "tir_coarse"), **MANY, **NATIVE)
+    for splits, constant in ((every, set(CUES)), (some, {"nir_fine", "rgb_coarse", "tir_fine", "tir_coarse"})):
+        by_identity = {}
+        for i in range(len(splits.gallery)):
+            by_identity.setdefault(int(splits.gallery.identities[i]), []).append(splits.gallery.levels(i))
+        for cue in CUES:
+            same = [len({level[cue] for level in shown}) == 1 for shown in by_identity.values()]
+            assert all(same) if cue in constant else sum(same) < len(same) / 3, cue
+        codes = {tuple(shown[0][cue] for cue in sorted(constant)) for shown in by_identity.values()}
+        assert len(codes) == len(by_identity)
+    for bad, says in (
+        ({"cues": ["rgb_coarze"]}, "Did you mean: rgb_coarse"),
+        ({"cues": ["rgb_coarse"]}, "they tell 4 identities apart"),
+        ({"images_per_camera": 1}, "images_per_camera"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            load_dataset("trispectral", **bad)
+
+
+def test_sightings_are_the_same_each_time_and_other_cameras_answer():
+    one, two = (load_dataset("trispectral", **MANY, **NATIVE) for _ in range(2))
+    assert torch.equal(one.query[5][0], two.query[5][0])
+    assert one.query.levels(5) == two.query.levels(5)
+    assert one.unmatched_queries == 0
+    assert one.num_identities == 60
+    assert [len(one.train), len(one.query), len(one.gallery)] == [360, 120, 120]
+    assert not set(one.train.label_names) & set(one.gallery.identities.tolist())
