@@ -2,20 +2,19 @@
 
     python benchmarks/digits.py                # three seeds, about eight minutes on two cores
 
-The epoch is chosen on validation images, each model is tested once. Writes ``digits.md`` and
-``digits.json`` beside this script.
+The epoch is chosen on validation images, each model is tested once. Writes ``results/digits.json``.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from cards import RESULTS, comparison_table, store
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -30,7 +29,7 @@ BATCH = 32
 def main(
     seeds: Annotated[int, typer.Option(help="seeds 0 to N-1")] = 3,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated")] = None,
-    out: Annotated[Path, typer.Option(help="folder of digits.md and digits.json")] = Path(__file__).parent,
+    out: Annotated[Path, typer.Option(help="folder of digits.json")] = RESULTS,
 ) -> None:
     """Train every seed of both models, then time the last pair interleaved."""
     console = Console()
@@ -47,10 +46,10 @@ def main(
                 models[title] = run.model.eval()
     batch = torch.stack([run.splits.test[i][0] for i in range(BATCH)])
     timing = measure.latency(models, batch, rounds=100, baseline="dense twin")
-    rows = {}
+    found: dict[str, dict[str, Any]] = {}
     for title, model in models.items():
         parameters = measure.parameters(model)
-        rows[title] = {
+        found[title] = {
             "test_accuracy": accuracy[title],
             "parameters": parameters.total,
             "active": parameters.active,
@@ -58,38 +57,19 @@ def main(
             "latency_ratio": timing[title].ratio,
             "latency_quartiles": [timing[title].ratio_low, timing[title].ratio_high],
         }
-    out.mkdir(parents=True, exist_ok=True)
-    text = table(rows)
-    (out / "digits.md").write_text(text + "\n", encoding="utf-8")
-    (out / "digits.json").write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=2), encoding="utf-8")
-    console.print(Markdown(text))
-
-
-def table(rows: dict[str, dict]) -> str:
-    """The figures as Markdown."""
-    lines = [
-        f"| digits, 360 test images, {len(next(iter(rows.values()))['test_accuracy'])} seeds | "
-        + " | ".join(rows)
-        + " |",
-        "|---" * (len(rows) + 1) + "|",
-    ]
-
-    def row(label, text):
-        lines.append(f"| {label} | " + " | ".join(text(r) for r in rows.values()) + " |")
-
-    def accuracy(r):
-        tests = r["test_accuracy"]
-        return f"{statistics.mean(tests):.2%} ({min(tests):.2%} to {max(tests):.2%})"
-
-    row("test accuracy, mean (lowest to highest)", accuracy)
-    row("parameters", lambda r: f"{r['parameters']:,}")
-    row("active per token", lambda r: f"{r['active']:,}")
-    row("executed FLOPs per image", lambda r: f"{r['mflops']:.1f} M")
-    row(
-        "latency over the twin's, 32 images (quartiles)",
-        lambda r: f"{r['latency_ratio']:.2f} x ({r['latency_quartiles'][0]:.2f} to {r['latency_quartiles'][1]:.2f})",
+    path = store(
+        "digits",
+        "comparison",
+        folder=out,
+        command="python benchmarks/digits.py",
+        data="digits",
+        images=len(run.splits.test),
+        batch=BATCH,
+        seeds=list(range(seeds)),
+        models=found,
     )
-    return "\n".join(lines)
+    console.print(Markdown(comparison_table(json.loads(path.read_text(encoding="utf-8")))))
+    console.print(f"written: {path}; python benchmarks/cards.py fills the documents", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of one training step of SAM at 1024 x 1024, batch 1, float32, on CPU, as a Markdown table.
+"""Peak memory of one training step of SAM at 1024 x 1024, batch 1, float32, on CPU.
 
     python benchmarks/sam_memory.py                 # about ten minutes on two cores, up to 16 GB
     python benchmarks/sam_memory.py --size large
@@ -16,14 +16,15 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from cards import store
 
 CASES: dict[str, dict[str, Any]] = {
     "transformers' SAM, nothing recomputed": {"plain": True},
     "EntityMoE (default: windows, global layers recomputed)": {},
     "its dense twin": {"dense": True},
-    "every layer recomputed": {"recompute": True},
-    "nothing recomputed": {"recompute": False},
-    "every token an object": {"entities": "tokens"},
+    "every layer recomputed (`set_grad_checkpointing(True)`)": {"recompute": True},
+    "nothing recomputed (`set_grad_checkpointing(False)`)": {"recompute": False},
+    'every token an object (`entities="tokens"`)': {"entities": "tokens"},
 }
 
 
@@ -31,19 +32,22 @@ def main(
     size: Annotated[str, typer.Option(help="base, large or huge")] = "base",
     case: Annotated[str | None, typer.Option(help="run this one case here and print its figures as JSON")] = None,
 ) -> None:
-    """Print the table."""
+    """Measure every case and store the result."""
     if case is not None:
         print(json.dumps(step(size, **CASES[case])))
         return
-    print(f"| SAM {size}, one step at 1024 x 1024 | parameters | peak memory |\n|---|---:|---:|")
+    rows = []
     for name in CASES:
         command = [sys.executable, __file__, "--size", size, "--case", name]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(f"| {name} | | failed ({done.returncode}) |", flush=True)
-            continue
-        row = json.loads(done.stdout.splitlines()[-1])
-        print(f"| {name} | {row['parameters'] / 1e6:.1f} M | {row['peak_gib']:.1f} GiB |", flush=True)
+        failed = {"failed": f"failed ({done.returncode})"}
+        rows.append({"case": name, **(failed if done.returncode else json.loads(done.stdout.splitlines()[-1]))})
+        print(rows[-1], flush=True)
+    command_line = "python benchmarks/sam_memory.py" + ("" if size == "base" else f" --size {size}")
+    title = f"SAM {size}, one step at 1024 x 1024"
+    result = "sam_memory" if size == "base" else f"sam_memory_{size}"
+    path = store(result, "memory", command=command_line, title=title, rows=rows)
+    print(f"written: {path}; python benchmarks/cards.py fills the documents")
 
 
 def step(size: str, *, plain: bool = False, recompute: bool | None = None, **overrides: Any) -> dict[str, float]:

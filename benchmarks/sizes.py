@@ -1,12 +1,15 @@
-"""Parameters and executed FLOPs of the default models beside their plain backbones, as a Markdown table.
+"""Parameters and executed FLOPs of the default models beside their plain backbones: one result per family.
 
-python benchmarks/sizes.py          # seconds; built on the meta device, nothing is allocated
+python benchmarks/sizes.py          # a minute; built on the meta device, nothing is allocated
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import typer
+from cards import sizes_table, store
 
 import moezoo
 from moezoo.backbones.create import create_backbone
@@ -14,25 +17,37 @@ from moezoo.backbones.inject import adapters_of
 
 
 def main() -> None:
-    """Print the table: every preset at its default variant and its own image size."""
-    print("| model | blocks | parameters | active per token | backbone | FLOPs per image | backbone | ratio |")
-    print("|---" * 8 + "|")
-    defaults = (name for name in moezoo.list_models() if moezoo.model_config(name) == moezoo.model_config(_bare(name)))
-    for name in defaults:
-        with torch.device("meta"):
-            model = moezoo.create_model(name).eval()
-            plain = create_backbone(model.moezoo_config).eval()
-            images = torch.empty(1, *model.pretrained_cfg["input_size"])
-        size, plain_size = moezoo.measure.parameters(model), moezoo.measure.parameters(plain)
-        cost, plain_cost = (moezoo.measure.flops(m, images).executed for m in (model, plain))
-        figures = [
-            f"`{name}`",
-            str(len(adapters_of(model))),
-            *(f"{count / 1e6:.1f} M" for count in (size.total, size.active, plain_size.total)),
-            *(f"{count / 1e9:.2f} G" for count in (cost, plain_cost)),
-            f"{cost / plain_cost:.2f} x",
-        ]
-        print("| " + " | ".join(figures) + " |")
+    """Measure every preset at its default variant and its own image size."""
+    families: dict[str, list[dict[str, Any]]] = {}
+    for name in defaults():
+        families.setdefault(name.partition("/")[0], []).append(measure(name))
+    for family, rows in families.items():
+        path = store(f"sizes_{family}", "sizes", command="python benchmarks/sizes.py", rows=rows)
+        print(f"{sizes_table({'rows': rows})}\n\nwritten: {path}; python benchmarks/cards.py fills the documents")
+
+
+def defaults() -> list[str]:
+    """Every registered preset under the full name of its default variant."""
+    return [name for name in moezoo.list_models() if moezoo.model_config(name) == moezoo.model_config(_bare(name))]
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Counts of one model and of its backbone."""
+    with torch.device("meta"):
+        model = moezoo.create_model(name).eval()
+        plain = create_backbone(model.moezoo_config).eval()
+        images = torch.empty(1, *model.pretrained_cfg["input_size"])
+    size, plain_size = moezoo.measure.parameters(model), moezoo.measure.parameters(plain)
+    cost, plain_cost = (moezoo.measure.flops(m, images).executed for m in (model, plain))
+    return {
+        "model": name,
+        "blocks": len(adapters_of(model)),
+        "parameters": size.total,
+        "active": size.active,
+        "backbone_parameters": plain_size.total,
+        "flops": cost,
+        "backbone_flops": plain_cost,
+    }
 
 
 def _bare(name: str) -> str:

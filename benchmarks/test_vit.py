@@ -12,10 +12,11 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from cards import RESULTS, seeds_table, store
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -90,12 +91,21 @@ def main(
                 console.print(f"{title}, seed {seed}: {accuracy[title][-1]:.2%} in {run.result.seconds:.0f} s")
                 first = first or run
         assert first is not None
-        pack(first, accuracy, out)
-    console.print(Markdown(table(accuracy)))
-    console.print(f"written: {out}", soft_wrap=True)
+        result = {
+            "command": "python benchmarks/test_vit.py",
+            "data": "digits",
+            "images": len(first.splits.test),
+            "seeds": list(range(seeds)),
+            "models": {title: {"test_accuracy": tests} for title, tests in accuracy.items()},
+        }
+        pack(first, result, out)
+    # Only the package's own weights are on the card.
+    stored = store("test_vit", "seeds", folder=RESULTS if out == PACKAGED else out, **result)
+    console.print(Markdown(seeds_table(result)))
+    console.print(f"written: {out} and {stored}; python benchmarks/cards.py fills the documents", soft_wrap=True)
 
 
-def pack(run: TrainedRun, accuracy: dict[str, list[float]], out: Path) -> None:
+def pack(run: TrainedRun, result: dict[str, Any], out: Path) -> None:
     """Store a trained model in float16, with what the stored weights reach on the test images."""
     splits = run.splits
     moezoo.save_pretrained(run.model.half(), out, label_names=splits.label_names)
@@ -110,16 +120,18 @@ def pack(run: TrainedRun, accuracy: dict[str, list[float]], out: Path) -> None:
         "seed": run.recipe.training.seed,
     }
     moezoo.save_pretrained(run.model, out, metrics=metrics, label_names=splits.label_names)
-    text = card(out, accuracy, tested.top1, len(splits.test))
+    text = card(out, result, tested.top1)
     (out / "README.md").write_text(text, encoding="utf-8")
 
 
-def card(folder: Path, accuracy: dict[str, list[float]], packed: float, images: int) -> str:
+def card(folder: Path, result: dict[str, Any], packed: float) -> str:
     """The README.md of the packed folder: the card of any saved model, and what is known of this one."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    more = images * (statistics.mean(accuracy["dense twin"]) - statistics.mean(accuracy["MoE"]))
+    images = result["images"]
+    moe, twin = (statistics.mean(result["models"][title]["test_accuracy"]) for title in NAMES)
+    more = images * (twin - moe)
     text = CARD.format(
-        table=table(accuracy),
+        table=seeds_table(result),
         name=NAME,
         packed=packed,
         right=round(packed * images),
@@ -130,19 +142,6 @@ def card(folder: Path, accuracy: dict[str, list[float]], packed: float, images: 
         sha256=config["weights_sha256"],
     )
     return model_card(config, {"license": "mit"}).rstrip("\n") + "\n" + text
-
-
-def table(accuracy: dict[str, list[float]]) -> str:
-    """The accuracies as Markdown."""
-
-    def spread(tests: list[float]) -> str:
-        return f"{statistics.mean(tests):.2%} ({min(tests):.2%} to {max(tests):.2%})"
-
-    titles, rows = list(accuracy), list(zip(*accuracy.values(), strict=True))
-    lines = [f"| digits, 360 test images | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    lines += [f"| seed {seed} | {' | '.join(f'{top1:.2%}' for top1 in row)} |" for seed, row in enumerate(rows)]
-    lines.append(f"| mean (lowest to highest) | {' | '.join(spread(tests) for tests in accuracy.values())} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

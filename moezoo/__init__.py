@@ -19,6 +19,7 @@ _EXPORTS = {
     "model_config": "moezoo.registry",
     "register_model": "moezoo.registry",
     "register_dataset": "moezoo.data",
+    "register_metric": "moezoo.eval.metrics",
     "register_router": "moezoo.moe.routers",
     "register_experts": "moezoo.moe.experts",
     "create_model": "moezoo.factory",
@@ -31,6 +32,7 @@ _EXPORTS = {
     "freeze_backbone": "moezoo.backbones.params",
     "param_groups": "moezoo.backbones.params",
     "save_pretrained": "moezoo.hub.save",
+    "push_to_hub": "moezoo.hub.push",
     "print_model_info": "moezoo.measure.info",
 }
 _SUBPACKAGES = (
@@ -53,7 +55,9 @@ if TYPE_CHECKING:
     from moezoo.backbones.params import freeze_backbone, param_groups
     from moezoo.backbones.upcycle import upcycle
     from moezoo.data import register_dataset
+    from moezoo.eval.metrics import register_metric
     from moezoo.factory import create_model, get_pretrained_cfg
+    from moezoo.hub.push import push_to_hub
     from moezoo.hub.save import save_pretrained
     from moezoo.measure.info import print_model_info
     from moezoo.moe.aux import aux_loss, collect_aux

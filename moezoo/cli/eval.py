@@ -1,4 +1,4 @@
-"""``moezoo eval``: accuracy, calibration and routing of a model on a data set."""
+"""``moezoo eval``: accuracy, calibration, routing and robustness of a model on a data set."""
 
 from __future__ import annotations
 
@@ -14,37 +14,111 @@ def eval_(
     checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
     split: Annotated[str, typer.Option(help="val or test")] = "test",
-    out: Annotated[Path | None, typer.Option(help="also write the numbers to this JSON file")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="also under noise, blur and shift, each at three strengths")
+    ] = False,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="a registered metric; may be repeated; by default all of them")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", help="images per forward; by default twice that of training")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; by default the recipe's")] = None,
+    seed: Annotated[int, typer.Option(help="of the noise and the shifts")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="FILE.json for the numbers, or a folder for them and the pictures"),
+    ] = None,
 ) -> None:
-    """Evaluate a model: top-1, top-5, per class, calibration, and the load of every expert."""
+    """Evaluate a model: top-1, top-5, calibration, per class, the load of every expert, and robustness."""
+    import dataclasses
+
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from moezoo.errors import ConfigError
-    from moezoo.eval import evaluate
-    from moezoo.eval.tables import labels_table, metrics_table, routing_table
-    from moezoo.moe.checks import check_choice
+    from moezoo.eval import CORRUPTIONS, evaluate
+    from moezoo.eval import robustness as measure_robustness
+    from moezoo.eval.tables import (
+        further_table,
+        labels_table,
+        metrics_table,
+        reliability_table,
+        robustness_table,
+        routing_table,
+    )
+    from moezoo.moe.checks import check_choice, check_int
     from moezoo.names import is_stored_name
+    from moezoo.parts import metrics as registered
     from moezoo.train import create_for, find_device, probe_folder, resolve_recipe
     from moezoo.train.output import write_json
 
     check_choice("split", split, ("val", "test"))
-    if out is not None:
-        probe_folder(out.parent)
+    check_int("seed", seed, low=0)
+    if batch_size is not None:
+        check_int("batch_size", batch_size, low=1)
+    file = out if out is not None and out.suffix == ".json" else out / "evaluation.json" if out is not None else None
+    if file is not None:
+        probe_folder(file.parent)
     recipe = resolve_recipe(name, assignments=set_ or [])
     if not (checkpoint or pretrained or is_stored_name(name)):
         raise ConfigError(
             f"{name!r} would be evaluated with random weights: give --checkpoint FILE, --pretrained, or the "
             "name local-dir:FOLDER of a finished run."
         )
+    for wanted in metric or []:
+        registered.get(wanted)  # a misspelt one is found before anything is computed
     model, splits = create_for(recipe, pretrained=pretrained, checkpoint=checkpoint)
-    model.to(find_device(recipe.training.device))
-    batch_size, names = 2 * recipe.training.batch_size, splits.label_names
-    report = evaluate(model, getattr(splits, split), batch_size=batch_size, label_names=names)
+    model.to(find_device(device or recipe.training.device))
+    dataset = getattr(splits, split)
+    if batch_size is None:
+        batch_size = 2 * recipe.training.batch_size
+    workers = recipe.training.num_workers
     console = Console()
-    console.print(metrics_table(report.classification, f"{name} on {splits.name}, {split} images"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = Console(stderr=True)
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        task = bar.add_task("evaluate", total=len(dataset))
+        report = evaluate(
+            model,
+            dataset,
+            batch_size=batch_size,
+            num_workers=workers,
+            label_names=splits.label_names,
+            metrics=metric,
+            progress=lambda images: bar.advance(task, images),
+        )
+        if robustness:
+            forwards = 1 + sum(map(len, CORRUPTIONS.values()))
+            more = bar.add_task("robustness", total=forwards * len(dataset))
+            found = measure_robustness(
+                model,
+                dataset,
+                mean=splits.mean,
+                std=splits.std,
+                seed=seed,
+                batch_size=batch_size,
+                num_workers=workers,
+                progress=lambda images: bar.advance(more, images),
+            )
+            report = dataclasses.replace(report, robustness=found)
+    title = f"{name} on {splits.name}, {split} images"
+    console.print(metrics_table(report.classification, title))
+    if report.metrics:
+        console.print(further_table(report.metrics))
     console.print(labels_table(report.classification))
+    console.print(reliability_table(report.classification))
     if report.routing:
         console.print(routing_table(report.routing))
-    if out is not None:
-        write_json(out, report.to_dict())
-        console.print(f"  {out}", soft_wrap=True)
+    if report.robustness is not None:
+        console.print(robustness_table(report.robustness))
+    if file is None:
+        return
+    write_json(file, {"model": name, "dataset": splits.name, "split": split, **report.to_dict()})
+    pictures: list[Path] = []
+    if file is not out:
+        from moezoo.viz import evaluation_pictures
+
+        pictures = evaluation_pictures(report, file.parent, title=title, dpi=recipe.viz.dpi)
+    for path in (file, *pictures):
+        console.print(f"  {path}", soft_wrap=True)

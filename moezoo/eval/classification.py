@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.errors import InputError
+from moezoo.eval.answers import answered, check_answers
+from moezoo.eval.calibration import ReliabilityBin, calibration_error, reliability_bins
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,27 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class Classification:
-    """Metrics over N images. Accuracies are fractions."""
+    """Metrics over N images. Accuracies are fractions.
+
+    An image whose answer holds NaN counts as wrong in the accuracies and recalls; the other figures, and the columns of
+    ``confusion``, are about the images with an answer.
+    """
 
     samples: int
     loss: float
-    """Mean cross-entropy in nats, without label smoothing."""
+    """Mean cross-entropy in nats, without label smoothing; NaN where no image has an answer."""
     top1: float
     top5: float | None
     """``None`` with five classes or fewer, where it says nothing."""
     calibration_error: float
-    """Expected calibration error of the largest probability, 15 equal bins."""
+    """Expected calibration error of the largest probability, 15 equal bins; NaN where no image has an answer."""
     labels: tuple[LabelReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Row: true class, column: predicted class."""
+    reliability: tuple[ReliabilityBin, ...] = ()
+    """The bins of ``calibration_error`` that hold an image."""
+    nonfinite: int = 0
+    """Images whose logits hold NaN or infinity, so that they have no probabilities."""
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence[str] | None = None) -> Classification:
@@ -54,49 +65,44 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
     """
     from sklearn import metrics
 
-    if logits.dim() != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
-        raise InputError(
-            f"logits must be (N, C) with N labels and N at least 1, got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
+    check_answers(logits, labels)
     classes = list(range(logits.shape[1]))
-    if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-        raise InputError(f"labels must be from 0 to {len(classes) - 1}, got {int(labels.min())} to {int(labels.max())}")
     names = [str(name) for name in (classes if label_names is None else label_names)]
     if len(names) != len(classes):
         raise InputError(f"label_names must have {len(classes)} names, one per class, got {len(names)}")
 
     logits, labels = logits.detach().float().cpu(), labels.cpu()
-    true, predicted = labels.numpy(), logits.argmax(-1).numpy()
+    finite = answered(logits)
+    some, there = bool(finite.any()), int(finite.sum())
+    # No class is -1: an image without an answer is never right.
+    true, predicted = labels.numpy(), torch.where(finite, logits.argmax(-1), -1).numpy()
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         true, predicted, labels=classes, zero_division=0
     )
     top5 = None
     if len(classes) > 5:
-        top5 = float(metrics.top_k_accuracy_score(true, logits.numpy(), k=5, labels=classes))
+        scores = logits[finite].clamp(min=torch.finfo(torch.float32).min)  # scikit-learn takes no -inf
+        right = there and metrics.top_k_accuracy_score(
+            true[finite], scores.numpy(), k=5, labels=classes, normalize=False
+        )
+        top5 = float(right) / len(true)
+    probs = logits[finite].softmax(-1)
     return Classification(
         samples=len(true),
-        loss=float(F.cross_entropy(logits, labels)),
+        loss=float(F.cross_entropy(logits[finite], labels[finite])) if some else math.nan,
         top1=float(metrics.accuracy_score(true, predicted)),
         top5=top5,
-        calibration_error=calibration_error(logits.softmax(-1), labels),
+        calibration_error=calibration_error(probs, labels[finite]) if some else math.nan,
         labels=tuple(
             LabelReport(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(names)
         ),
-        confusion=tuple(map(tuple, metrics.confusion_matrix(true, predicted, labels=classes).tolist())),
+        confusion=_confusion(labels[finite], logits[finite].argmax(-1), len(classes)),
+        reliability=reliability_bins(probs, labels[finite]),
+        nonfinite=len(true) - there,
     )
 
 
-def calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean over images of |confidence - accuracy| of their bin.
-
-    Args:
-        probs: (N, C) probabilities.
-        labels: (N,) true classes.
-        bins: Equal bins of the largest probability; a bin includes its upper end.
-    """
-    confidence, predicted = probs.max(-1)
-    right = (predicted == labels).to(confidence.dtype)
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gap = torch.zeros(bins, dtype=confidence.dtype).index_add(0, index, confidence - right)
-    return float(gap.abs().sum() / len(labels))
+def _confusion(true: Tensor, predicted: Tensor, classes: int) -> tuple[tuple[int, ...], ...]:
+    counts = torch.bincount(true.long() * classes + predicted, minlength=classes * classes)
+    return tuple(map(tuple, counts.view(classes, classes).tolist()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moezoo.errors import InputError
+from moezoo.eval.answers import logits_of
 from moezoo.eval.classification import Classification, classification_metrics
+from moezoo.eval.metrics import compute_metrics
+from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter
+from moezoo.moe.modes import evaluating
 from moezoo.moe.record import record_routing
 
 
@@ -24,14 +29,24 @@ class Evaluation:
     classification: Classification
     routing: tuple[LayerLoad, ...]
     """One entry per MoE layer; empty for a model without any."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The registered metrics that were asked for."""
+    robustness: Robustness | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-like data."""
-        return dataclasses.asdict(self)
+        """Plain JSON-like data; a figure that does not exist (NaN, infinity) is ``None``."""
+        return _plain(dataclasses.asdict(self))
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset, *, batch_size: int = 128, label_names: Sequence[str] | None = None
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    label_names: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = (),
+    progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Classify every image of ``dataset`` and report accuracy and routing.
 
@@ -41,35 +56,54 @@ def evaluate(
         model: (B, C, H, W) images to (B, classes) logits.
         dataset: Items ``(image, label)``.
         batch_size: Images per forward.
+        num_workers: Processes that read the images; 0 reads them here.
         label_names: Names of the classes, for the report.
+        metrics: Names of registered metrics to report too; ``None`` takes all of them.
+        progress: Called after every batch with its number of images.
 
     Raises:
-        InputError: The data set is empty, or a label is not among the model's classes.
+        InputError: The data set is empty, a label is not among the model's classes, or the model does not answer with
+            (B, classes) logits.
     """
-    logits, labels, routing = predict(model, dataset, batch_size=batch_size)
-    return Evaluation(classification_metrics(logits, labels, label_names), routing)
+    logits, labels, routing = predict(model, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    return Evaluation(
+        classification=classification_metrics(logits, labels, label_names),
+        routing=routing,
+        metrics={} if metrics == () else compute_metrics(logits, labels, metrics),
+    )
 
 
 def predict(
-    model: nn.Module, dataset: Dataset, *, batch_size: int = 128
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
-    """(N, classes) logits and (N,) labels, on the CPU in the data set's order, and the experts' load."""
+    """(N, classes) logits and (N,) labels, on the CPU in the data set's order, and the experts' load.
+
+    Arguments as of :func:`evaluate`.
+    """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise InputError("the data set is empty")
-    device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     load = LoadCounter()
-    try:
-        with torch.no_grad():  # what a model caches meanwhile must stay usable in training
-            for images, batch_labels in DataLoader(dataset, batch_size=batch_size):
-                with record_routing(model) as records:
-                    logits.append(model(images.to(device)).float().cpu())
-                load.add(records)
-                labels.append(batch_labels)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        for images, batch_labels in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers):
+            with record_routing(model) as records:
+                logits.append(logits_of(model, images))
+            load.add(records)
+            labels.append(batch_labels)
+            if progress is not None:
+                progress(len(images))
     return torch.cat(logits), torch.cat(labels), load.report()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moezoo.moe.record import RoutingRecord
+from moezoo.moe.types import Routing
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class LayerLoad:
     def num_experts(self) -> int:
         return len(self.share)
 
+    @property
+    def max_violation(self) -> float:
+        """How much the busiest expert gets above the mean, over the mean: 0 is even, E - 1 is one for everything."""
+        return self.max_share * self.num_experts - 1
+
 
 class LoadCounter:
     """Adds up routing over many batches: ``counter.add(records)`` after each, then ``counter.report()``."""
@@ -54,7 +60,7 @@ class LoadCounter:
     def report(self) -> tuple[LayerLoad, ...]:
         """One :class:`LayerLoad` per layer, in the order they ran."""
         return tuple(
-            _layer_load(name, self._tokens[name], counts.tolist(), self._dropped[name])
+            layer_load(name, self._tokens[name], counts.tolist(), self._dropped[name])
             for name, counts in self._counts.items()
         )
 
@@ -66,10 +72,42 @@ def routing_report(records: Iterable[RoutingRecord]) -> tuple[LayerLoad, ...]:
     return counter.report()
 
 
-def _layer_load(name: str, tokens: int, counts: list[int], dropped: int) -> LayerLoad:
+def first_expert(routing: Routing) -> Tensor:
+    """(T,) int64 on the CPU: the expert of a token's largest weight; -1 where all its assignments were dropped."""
+    weight = torch.full((routing.num_tokens, routing.num_experts), -1.0)
+    kept = ~routing.dropped.cpu()
+    token, expert = routing.token_index.cpu()[kept], routing.expert_index.cpu()[kept]
+    weight[token, expert] = routing.weight.detach().float().cpu()[kept]
+    strongest, chosen = weight.max(-1)
+    return torch.where(strongest < 0, -1, chosen)
+
+
+def image_shares(routing: Routing, images: int) -> Tensor | None:
+    """(images, E) float64: of each image's assignments the share that went to each expert, dropped ones included.
+
+    ``None`` where the tokens cannot be told apart by image. An image without an assignment has zeros.
+    """
+    if images == 0 or routing.num_tokens % images:
+        return None
+    asked = torch.ones_like(routing.dropped) if routing.chosen is None else routing.chosen
+    image = routing.token_index[asked] // (routing.num_tokens // images)
+    place = image * routing.num_experts + routing.expert_index[asked]
+    counts = torch.bincount(place, minlength=images * routing.num_experts).view(images, -1).double().cpu()
+    return counts / counts.sum(-1, keepdim=True).clamp(min=1)
+
+
+def layer_load(name: str, tokens: int, counts: Sequence[float], dropped: float) -> LayerLoad:
+    """A :class:`LayerLoad` from what was counted.
+
+    Args:
+        name: The layer's path.
+        tokens: It got.
+        counts: Assignments of each expert, dropped ones included.
+        dropped: Assignments that found their expert full.
+    """
     total = sum(counts)
     share = tuple(count / total if total else 0.0 for count in counts)
-    entropy = -sum(p * math.log(p) for p in share if p)
+    entropy = sum(-p * math.log(p) for p in share if p)
     return LayerLoad(
         layer=name,
         tokens=tokens,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from moezoo.eval.classification import Classification
+from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad
 
 EXPERT_STYLES = ("blue", "yellow", "green", "magenta", "cyan", "red", "bright_magenta", "bright_yellow")
@@ -28,13 +29,54 @@ def metrics_table(result: Classification, title: str) -> Table:
     """The figures of all images together."""
     table = plain_table(title, "images", "top-1", "top-5", "loss", "calibration error")
     top5 = "-" if result.top5 is None else f"{result.top5:.2%}"
-    table.add_row(
+    row = [
         f"{result.samples:,}",
         f"[bold]{result.top1:.2%}[/]",
         top5,
         f"{result.loss:.4f}",
         f"{result.calibration_error:.2%}",
-    )
+    ]
+    if result.nonfinite:
+        table.add_column("no answer (NaN)", justify="right")
+        row.append(f"[bold red]{result.nonfinite:,}[/]")
+    table.add_row(*row)
+    return table
+
+
+def further_table(metrics: Mapping[str, float]) -> Table:
+    """One row per registered metric."""
+    table = plain_table("Further metrics", "metric", "value")
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}")
+    return table
+
+
+def reliability_table(result: Classification) -> Table:
+    """One row per bin of confidence: a model that knows itself is right as often as it is sure."""
+    table = plain_table("Calibration", "confidence", "images", "mean confidence", "right", "gap")
+    for each in result.reliability:
+        gap = each.accuracy - each.confidence
+        table.add_row(
+            f"{each.low:.0%} to {each.high:.0%}",
+            f"{each.count:,}",
+            f"{each.confidence:.1%}",
+            f"{each.accuracy:.1%}",
+            f"{gap:+.1%}",
+        )
+    return table
+
+
+def robustness_table(result: Robustness) -> Table:
+    """One row per corruption, beside the clean images. A token is rerouted if its first expert changed."""
+    routed = any(each.rerouted for each in result.corrupted)
+    columns = ["top-1", "change", "same answer", *(["tokens rerouted"] if routed else [])]
+    table = plain_table(f"Robustness, seed {result.seed}", "images", *columns)
+    table.add_row("clean", f"[bold]{result.clean_top1:.2%}[/]", *[""] * (len(columns) - 1))
+    for each in result.corrupted:
+        row = [f"{each.top1:.2%}", f"{each.top1 - result.clean_top1:+.2%}", f"{each.kept:.2%}"]
+        if routed:
+            row.append(f"{each.mean_rerouted or 0:.1%}")
+        table.add_row(f"{each.kind} {each.severity}", *row)
     return table
 
 

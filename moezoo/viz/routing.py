@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from moezoo.errors import InputError
+from moezoo.eval.routing import first_expert
 from moezoo.moe.record import RoutingRecord
 from moezoo.viz.load import _short
 from moezoo.viz.style import ALERT, INK, MUTED, expert_colors, new_figure
@@ -28,15 +29,9 @@ def expert_map(record: RoutingRecord) -> Tensor:
     """
     if record.grid is None:
         raise InputError(f"the tokens of {record.name!r} do not lie on a grid, so they cannot be drawn over an image")
-    routing, (rows, columns) = record.routing, record.grid
-    weight = torch.full((routing.num_tokens, routing.num_experts), -1.0)
-    kept = ~routing.dropped.cpu()
-    token, expert = routing.token_index.cpu()[kept], routing.expert_index.cpu()[kept]
-    weight[token, expert] = routing.weight.detach().float().cpu()[kept]
-    strongest, chosen = weight.max(-1)
-    chosen[strongest < 0] = -1
+    rows, columns = record.grid
     per_image = record.prefix_tokens + rows * columns
-    return chosen.view(-1, per_image)[:, record.prefix_tokens :].reshape(-1, rows, columns)
+    return first_expert(record.routing).view(-1, per_image)[:, record.prefix_tokens :].reshape(-1, rows, columns)
 
 
 def routing_figure(

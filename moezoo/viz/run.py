@@ -12,13 +12,17 @@ from torch.utils.data import Dataset
 
 from moezoo.data import Splits
 from moezoo.errors import ConfigError
+from moezoo.eval import Evaluation
 from moezoo.moe.record import RoutingRecord, record_routing
 from moezoo.names import did_you_mean
 from moezoo.train.result import TrainingResult
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
 from moezoo.viz.load import load_figure
+from moezoo.viz.reliability import reliability_figure
+from moezoo.viz.robustness import robustness_figure
 from moezoo.viz.routing import routing_figure
+from moezoo.viz.shares import shares_figure
 from moezoo.viz.style import save_figure
 
 LAYERS = 3
@@ -54,6 +58,26 @@ def run_pictures(
     if result.test.routing:
         figures["expert_load"] = load_figure(result.history)
         figures["routing"] = dataset_routing_figure(model, splits, images=images, layer=layer)
+    return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]
+
+
+def evaluation_pictures(report: Evaluation, folder: Path, *, title: str, dpi: int = 160) -> list[Path]:
+    """Write ``confusion.png``, ``reliability.png`` and, where there is something to show, ``expert_load.png`` and
+    ``robustness.png``.
+
+    Args:
+        report: Of :func:`moezoo.eval.evaluate`.
+        folder: Where the files go.
+        title: What was evaluated, above the confusion matrix.
+        dpi: Pixels per inch.
+    """
+    figures: dict[str, Figure] = {"confusion": confusion_figure(report.classification, title)}
+    if report.classification.reliability:
+        figures["reliability"] = reliability_figure(report.classification)
+    if report.routing:
+        figures["expert_load"] = shares_figure(report.routing)
+    if report.robustness is not None:
+        figures["robustness"] = robustness_figure(report.robustness)
     return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]
 
 

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -62,3 +63,38 @@ def test_calibration_error_of_a_sure_and_right_model_is_zero_and_of_a_wrong_one_
 def test_what_does_not_fit_is_an_error(logits, labels, names, says):
     with pytest.raises(InputError, match=says):
         classification_metrics(logits, labels, names)
+
+
+def test_an_answer_of_nan_is_counted_and_wrong_and_spoils_no_other_figure():
+    logits = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0], [float("nan"), 0, 0], [float("inf"), 0, 0]])
+    labels = torch.tensor([0, 1, 1, 0, 2])
+    result = classification_metrics(logits, labels)
+    assert (result.samples, result.nonfinite) == (5, 2)
+    assert result.top1 == pytest.approx(2 / 5)
+    assert result.confusion == ((1, 0, 0), (0, 1, 1), (0, 0, 0))
+    assert [label.support for label in result.labels] == [2, 2, 1]
+    assert result.labels[0].recall == pytest.approx(1 / 2)
+    fine = classification_metrics(logits[:3], labels[:3])
+    assert (result.loss, result.calibration_error) == (fine.loss, fine.calibration_error)
+    none = classification_metrics(torch.full((2, 7), float("nan")), torch.tensor([0, 6]))
+    assert (none.top1, none.top5, none.nonfinite, none.reliability) == (0, 0, 2, ())
+    assert math.isnan(none.loss)
+
+
+def test_a_class_that_is_ruled_out_is_an_answer_all_the_same():
+    logits = torch.tensor([[4.0, -math.inf, 0, 1, 2, 3, 1], [0, 4.0, -math.inf, 1, 2, 3, 1]])
+    result = classification_metrics(logits, torch.tensor([0, 1]))
+    assert (result.top1, result.top5, result.nonfinite) == (1, 1, 0)
+    assert math.isfinite(result.loss)
+
+
+def test_the_bins_of_confidence_add_up_to_the_images_and_to_their_calibration_error():
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(400, 6), torch.randint(6, (400,))
+    result = classification_metrics(logits, labels)
+    assert sum(each.count for each in result.reliability) == 400
+    assert all(each.low < each.confidence <= each.high for each in result.reliability)
+    right = sum(each.count * each.accuracy for each in result.reliability)
+    assert right == pytest.approx(400 * result.top1)
+    gaps = sum(each.count * abs(each.accuracy - each.confidence) for each in result.reliability)
+    assert result.calibration_error == pytest.approx(gaps / 400)

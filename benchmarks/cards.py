@@ -1,0 +1,212 @@
+"""The tables of the documents, written from the results that the other scripts store as JSON.
+
+    python benchmarks/cards.py            # rewrite the tables that have changed
+    python benchmarks/cards.py --check    # change nothing; exit code 1 if a table is not what its result says
+
+A document holds a table between ``<!-- table: NAME -->`` and ``<!-- /table -->``, where NAME is a file in ``results/``,
+or ``config_FAMILY`` for the fields that matter of a family's configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+DOCUMENTS = ("README.md", "MODEL_CARDS.md", "benchmarks/RESULTS.md")
+BEGIN, END = re.compile(r"<!-- table: (\S+) -->\n"), "<!-- /table -->"
+
+FIELDS = {
+    "entity_moe": (
+        "num_experts",
+        "num_experts_shared",
+        "expert_k",
+        "inject_layers",
+        "mlp_ratio",
+        "expert_dim",
+        "expert",
+        "router",
+        "normalize",
+        "entities",
+        "window_size",
+        "num_slots",
+        "capacity_factor",
+        "load_balance_weight",
+        "router_z_weight",
+        "importance_weight",
+        "dense",
+    )
+}
+"""The fields on a family's card; ``moezoo info`` shows all of them."""
+
+
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="change nothing, exit with 1 if something would change")
+    ] = False,
+) -> None:
+    """Fill every table of every document."""
+    changed = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, where=name)
+        if after != before:
+            changed.append(name)
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    print(f"{'out of date' if check else 'rewritten'}: {', '.join(changed) or 'nothing'}")
+    raise typer.Exit(bool(check and changed))
+
+
+def fill(text: str, *, where: str) -> str:
+    """``text`` with the content of every table made anew."""
+    parts, place = [], 0
+    for begin in BEGIN.finditer(text):
+        end = text.find(END, begin.end())
+        if end < 0 or "<!-- table:" in text[begin.end() : end]:
+            raise ValueError(f"{where}: the table {begin[1]!r} has no end {END!r}")
+        parts += [text[place : begin.end()], table(begin[1]), "\n"]
+        place = end
+    return "".join(parts) + text[place:]
+
+
+def table(name: str) -> str:
+    """One table and, below it, where its figures come from."""
+    if name.startswith("config_"):
+        return config_table(name.removeprefix("config_"))
+    data = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return f"{KINDS[data['kind']](data)}\n\n{source(data)}"
+
+
+def store(name: str, kind: str, *, folder: Path = RESULTS, **data: Any) -> Path:
+    """Write a result that ``kind`` of table shows, with the machine it was measured on."""
+    from moezoo.measure.machine import machine
+
+    here = dataclasses.asdict(machine())
+    here["torch"] = here["torch"].partition("+")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    text = json.dumps({"kind": kind, **data, "machine": here}, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def source(data: dict[str, Any]) -> str:
+    """The command, the seeds, the machine and torch, in one line."""
+    parts = [f"`{data['command']}`"]
+    if "seeds" in data:
+        first, *rest = data["seeds"]
+        parts.append(f"seeds {first} to {rest[-1]}" if rest else f"seed {first}")
+    here = data["machine"]
+    if data["kind"] != "sizes":  # counts are the same everywhere
+        parts.append(here["processor"])
+        parts += [f"{here[of]} {of if here[of] > 1 else of[:-1]}" for of in ("cores", "threads") if of in here]
+    parts += [f"torch {here['torch']}"] if "torch" in here else []
+    return f"{'; '.join(parts)}."
+
+
+def config_table(family: str) -> str:
+    """Fields of a family's configuration with their defaults and what they mean."""
+    import moezoo
+
+    name = moezoo.list_models(family=family)[0]
+    fields = {field.name: field for field in dataclasses.fields(moezoo.model_config(name))}
+    rows = [[f"`{name}`", _default(fields[name].default), fields[name].metadata["help"]] for name in FIELDS[family]]
+    return _markdown(["field", "default", "meaning"], rows)
+
+
+def sizes_table(data: dict[str, Any]) -> str:
+    """Parameters and executed FLOPs, beside the plain backbone's."""
+    head = ["model", "blocks", "parameters", "active per token", "backbone", "FLOPs per image", "backbone", "ratio"]
+    rows = [
+        [
+            f"`{row['model']}`",
+            str(row["blocks"]),
+            *(f"{row[key] / 1e6:.1f} M" for key in ("parameters", "active", "backbone_parameters")),
+            *(f"{row[key] / 1e9:.2f} G" for key in ("flops", "backbone_flops")),
+            f"{row['flops'] / row['backbone_flops']:.2f} x",
+        ]
+        for row in data["rows"]
+    ]
+    return _markdown(head, rows)
+
+
+def comparison_table(data: dict[str, Any]) -> str:
+    """A model beside its dense twin: accuracy over the seeds and cost."""
+    models: dict[str, dict[str, Any]] = data["models"]
+    seeds = len(data["seeds"])
+
+    def row(label: str, text: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [label, *map(text, models.values())]
+
+    def latency(model: dict[str, Any]) -> str:
+        low, high = model["latency_quartiles"]
+        return f"{model['latency_ratio']:.2f} x ({low:.2f} to {high:.2f})"
+
+    return _markdown(
+        [f"{data['data']}, {data['images']} test images, {seeds} seeds", *models],
+        [
+            row("test accuracy, mean (lowest to highest)", lambda model: _spread(model["test_accuracy"])),
+            row("parameters", lambda model: f"{model['parameters']:,}"),
+            row("active per token", lambda model: f"{model['active']:,}"),
+            row("executed FLOPs per image", lambda model: f"{model['mflops']:.1f} M"),
+            row(f"latency over the twin's, {data['batch']} images (quartiles)", latency),
+        ],
+    )
+
+
+def seeds_table(data: dict[str, Any]) -> str:
+    """The accuracy of every seed, a column per model."""
+    models: dict[str, dict[str, Any]] = data["models"]
+    rows = [
+        [f"seed {seed}", *(f"{model['test_accuracy'][i]:.2%}" for model in models.values())]
+        for i, seed in enumerate(data["seeds"])
+    ]
+    rows.append(["mean (lowest to highest)", *(_spread(model["test_accuracy"]) for model in models.values())])
+    return _markdown([f"{data['data']}, {data['images']} test images", *models], rows)
+
+
+def memory_table(data: dict[str, Any]) -> str:
+    """The most memory that a step held."""
+    rows = [
+        [row["case"], *(["", row["failed"]] if "failed" in row else [_millions(row), f"{row['peak_gib']:.1f} GiB"])]
+        for row in data["rows"]
+    ]
+    return _markdown([data["title"], "parameters", "peak memory"], rows, right=2)
+
+
+KINDS = {"sizes": sizes_table, "comparison": comparison_table, "seeds": seeds_table, "memory": memory_table}
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0) -> str:
+    """A table whose last ``right`` columns are aligned to the right."""
+    rule = ["---"] * (len(head) - right) + ["---:"] * right
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2%} ({min(values):.2%} to {max(values):.2%})"
+
+
+def _millions(row: dict[str, Any]) -> str:
+    return f"{row['parameters'] / 1e6:.1f} M"
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    typer.run(main)
