@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from torch import nn
 
 from moezoo.backbones.create import load_backbone_weights, pretrained_cfg
 from moezoo.backbones.features import FeatureModel
-from moezoo.backbones.hf.names import is_hf
 from moezoo.config import override
 from moezoo.errors import ConfigError, WeightsUnavailable
 from moezoo.hub.adapted import load_stored, unless_given
-from moezoo.hub.backbone import backbone_file
+from moezoo.hub.backbone import published_weights
 from moezoo.hub.load import load_checkpoint
-from moezoo.hub.published import complete_config, published_folder
+from moezoo.hub.published import complete_config
 from moezoo.hub.stored import StoredModel, read_stored
 from moezoo.names import canonical_stored_name, is_stored_name, nearest
-from moezoo.registry import model_config, model_weights, resolve
+from moezoo.registry import build, model_config, model_weights, resolve
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +78,6 @@ def get_pretrained_cfg(name: str) -> Any:
     return pretrained_cfg(model_config(name))
 
 
-def build(config: Any) -> nn.Module:
-    """The model of a configuration, built by ``build`` in the ``model.py`` beside the configuration's module."""
-    package = type(config).__module__.rpartition(".")[0]
-    return importlib.import_module(f"{package}.model").build(config)
-
-
 def _from_registry(
     name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]
 ) -> nn.Module:
@@ -132,12 +124,9 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
 
 
 def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) -> None:
-    cfg = pretrained_cfg(config)
-    if is_hf(config.model_name):
-        load_backbone_weights(model, config, published_folder(config, cache_dir=cache_dir, token=token))
-    else:
-        load_backbone_weights(model, config, backbone_file(cfg, cache_dir=cache_dir, token=token) or True)
-    tag = f".{cfg.tag}" if cfg.tag else ""
+    weights = published_weights(config, cache_dir=cache_dir, token=token)
+    load_backbone_weights(model, config, weights.files)
+    tag = f".{weights.tag}" if weights.tag else ""
     origin = f"backbone:{config.model_name}{tag}"
     model.weights_origin = origin  # type: ignore[assignment]
     log.info(

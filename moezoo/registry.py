@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -163,6 +164,12 @@ def families() -> list[str]:
     return sorted({base.partition("/")[0] for base in (*_models, *_deprecated)} | set(_open_archs))
 
 
+def open_models() -> list[str]:
+    """Every ``family/arch`` that is created without a registration of its own; may import timm."""
+    _load()
+    return [f"{family}/{arch}" for family, archs in _open_archs.items() for arch in archs.names()]
+
+
 def list_models(
     filter: str | Iterable[str] = "",
     *,
@@ -267,6 +274,12 @@ def model_config(name: str, **overrides: Any) -> Any:
     given = {names.get(key, key) for key in overrides}
     changes = {key: value for key, value in changes.items() if names.get(key, key) not in given}
     return override(config, {**changes, **overrides}, where=name)
+
+
+def build(config: Any) -> Any:
+    """The model of a configuration, built by ``build`` in the ``model.py`` beside the configuration's module."""
+    package = type(config).__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.model").build(config)
 
 
 def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | None]:

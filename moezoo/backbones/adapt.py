@@ -7,6 +7,7 @@ it has the shape of the model asked for, and hands everything over.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def adapt(donor: nn.Module, model: nn.Module) -> list[str]:
     """
     old, new = _options(donor), _options(model)
     changed = [field for field in FIELDS if old[field] != new[field]]
-    fresh = _head_keys(model) if "num_classes" in changed and new["num_classes"] else frozenset()
+    fresh = head_keys(model) if "num_classes" in changed and new["num_classes"] else frozenset()
     if "num_classes" in changed:
         _method(donor, "reset_classifier", "num_classes", new)(new["num_classes"])
     if "in_chans" in changed:
@@ -81,9 +82,16 @@ def _options(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _head_keys(model: Any) -> frozenset[str]:
+def head_keys(model: Any) -> frozenset[str]:
+    """The state-dict names of the classifier."""
     heads = model.get_classifier()
-    modules = [m for m in (heads if isinstance(heads, (tuple, list)) else [heads]) if isinstance(m, nn.Module)]
+    return keys_of(
+        model, [m for m in (heads if isinstance(heads, (tuple, list)) else [heads]) if isinstance(m, nn.Module)]
+    )
+
+
+def keys_of(model: nn.Module, modules: Iterable[nn.Module]) -> frozenset[str]:
+    """The state-dict names of the tensors that ``modules`` hold, whatever the model calls them."""
     owned = {id(tensor) for m in modules for tensor in m.state_dict(keep_vars=True).values()}
     return frozenset(key for key, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in owned)
 

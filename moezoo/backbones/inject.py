@@ -28,6 +28,8 @@ from moezoo.parts import adapters
 
 MARK = "moezoo_adapter"
 """Attribute of a hooked module: the path of its adapter, relative to it."""
+INJECTED = "moezoo_injected"
+"""Attribute of a model that :func:`inject_moe` was applied to: an :class:`Injected`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ class AdapterKind:
     """Raises when ``config`` does not fit the chosen sites."""
     annotate: Callable[[nn.Module, Any, Sequence[Site]], None]
     """Notes on the model what was injected."""
+    family: str | None = None
+    """The model family whose configuration has these fields and ``inject_layers``, for saving an injected model."""
+
+
+@dataclass(frozen=True)
+class Injected:
+    """What :func:`inject_moe` was told, in plain data."""
+
+    adapter: str
+    where: Any
+    """Names in it are those of the part that sees images."""
+    config: Any
 
 
 def inject_moe(
@@ -74,7 +88,10 @@ def inject_moe(
     """
     kind: AdapterKind = adapters.get(adapter)
     _check_injectable(model)
-    return inject(model, where, kind, decode(kind.config, config, where=f"inject_moe({adapter!r})"), input_size)
+    options: Any = decode(kind.config, config, where=f"inject_moe({adapter!r})")
+    inject(model, where, kind, options, input_size)
+    setattr(model, INJECTED, Injected(adapter, names_inside(where, vision_part(model)[0]), options))
+    return model
 
 
 @torch.inference_mode(False)  # adapters are to be trained, wherever they were added

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import timm
 import torch
+from timm.models import is_model_in_modules
 from torch import nn
 
 import moezoo.backbones.small  # noqa: F401  (adds our small backbones to timm's registry)
@@ -19,6 +20,9 @@ from moezoo.errors import ConfigError, UnknownModelError, WeightsMismatch, Weigh
 from moezoo.names import did_you_mean
 
 log = logging.getLogger(__name__)
+
+OURS = "moezoo"
+"""timm's name for the module of the models that :mod:`moezoo.timm` registers."""
 
 
 class BackboneFields(Protocol):
@@ -46,7 +50,8 @@ class BackboneFields(Protocol):
 
 def is_architecture(arch: str) -> bool:
     """Whether timm knows the architecture (tags are not part of it)."""
-    return "." not in arch and timm.is_model(arch)
+    # Where moezoo.timm is imported, timm lists our models too; those stand on a backbone and are none.
+    return "." not in arch and timm.is_model(arch) and not is_model_in_modules(arch, (OURS,))
 
 
 def check_architecture(arch: str, tag: str | None = None) -> None:
@@ -158,7 +163,7 @@ def _describe_data(model: nn.Module, config: BackboneFields, size: Any) -> None:
 @functools.cache
 def architectures() -> tuple[str, ...]:
     """timm's architectures, without tags."""
-    return tuple(timm.list_models())
+    return tuple(name for name in timm.list_models() if is_architecture(name))
 
 
 def _unexpected(error: TypeError) -> str:

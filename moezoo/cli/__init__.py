@@ -7,10 +7,15 @@ import sys
 import typer
 
 from moezoo.cli.bench import bench
+from moezoo.cli.convert import convert
+from moezoo.cli.data import data
 from moezoo.cli.eval import eval_
 from moezoo.cli.export import export
 from moezoo.cli.info import info
 from moezoo.cli.list import list_
+from moezoo.cli.predict import predict
+from moezoo.cli.pull import pull
+from moezoo.cli.push import push
 from moezoo.cli.quickstart import quickstart
 from moezoo.cli.train import train
 from moezoo.cli.viz import viz
@@ -21,20 +26,25 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    help="Vision Mixture-of-Experts: create, train, measure, look inside, export.",
+    help="Vision Mixture-of-Experts: create, train, measure, look inside, export, share.",
 )
 app.command("list")(list_)
 app.command("info")(info)
 app.command("quickstart")(quickstart)
 app.command("train")(train)
 app.command("eval")(eval_)
+app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("viz")(viz)
 app.command("export")(export)
+app.command("push")(push)
+app.command("pull")(pull)
+app.add_typer(convert, name="convert")
+app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Run the command line; our own errors become one message and exit code 1."""
+    """Run the command line; our own errors become one message and exit code 1, or the signal's."""
     try:
         app()
     except MoeZooError as error:
@@ -42,4 +52,4 @@ def main() -> None:
 
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
         print(error, file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))  # Interrupted has its own

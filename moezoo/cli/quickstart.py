@@ -48,7 +48,9 @@ def quickstart(
     recipe = recipes["MoE"]
     console.print(_plan(recipe, seed, folder))
     runs = {
-        title: train_recipe(recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console))
+        title: train_recipe(
+            recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console), overwrite=True
+        )
         for title in MODELS
     }
     moe = runs["MoE"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def train(
@@ -16,21 +21,38 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default runs/<model>")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="start from pretrained weights")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="auto: go on from the folder's newest checkpoint, if any; or a checkpoint or run to take"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="drop the run that the folder holds")] = False,
 ) -> None:
     """Train a model by its recipe (preset < --config < --set), test it once and save it."""
     from rich.console import Console
 
     from moezoo.eval.tables import metrics_table, routing_table
-    from moezoo.train import is_main_process, resolve_recipe, train_recipe
+    from moezoo.train import is_main_process, leave_processes, resolve_recipe, train_recipe
     from moezoo.train.progress import ProgressBar
     from moezoo.viz import run_pictures
 
-    recipe = resolve_recipe(name, file=config, assignments=set_ or [])
-    folder = out or Path("runs") / name.rpartition(":")[2].strip("/").replace("/", "-")
     console = Console()
-    console.print(f"Training [bold]{name}[/] on {recipe.dataset}, {recipe.training.epochs} epochs, into {folder}")
-    run = train_recipe(recipe, folder, pretrained=pretrained, observer=ProgressBar(name, console))
-    if not is_main_process():
+    with _log_shown(console):
+        recipe = resolve_recipe(name, file=config, assignments=set_ or [])
+    folder = out or Path("runs") / name.rpartition(":")[2].strip("/").replace("/", "-")
+    if is_main_process():
+        console.print(f"Training [bold]{name}[/] on {recipe.dataset}, {recipe.training.epochs} epochs, into {folder}")
+    with _log_shown(console):
+        run = train_recipe(
+            recipe,
+            folder,
+            pretrained=pretrained,
+            observer=ProgressBar(name, console),
+            resume=resume,
+            overwrite=overwrite,
+        )
+    main = is_main_process()
+    leave_processes()
+    if not main:
         return
     viz = recipe.viz
     pictures = run_pictures(
@@ -42,3 +64,38 @@ def train(
     for path in (folder / "model.safetensors", folder / "config.yaml", folder / "metrics.json", *pictures):
         console.print(f"  {path}", soft_wrap=True)
     console.print(f"Load it: moezoo.create_model('local-dir:{folder}', pretrained=True)", soft_wrap=True)
+
+
+@contextmanager
+def _log_shown(console: Console) -> Iterator[None]:
+    """What happens on the way (a resume, a file left out, a collapse) is part of a run's output."""
+    import logging
+    import warnings
+
+    from moezoo.errors import MoeZooWarning
+
+    logger = logging.getLogger("moezoo")
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            text = f"{record.levelname.lower()}: {record.getMessage()}"
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, MoeZooWarning):
+            logger.warning(message)
+        else:
+            foreign(message, category, *place, **more)
+
+    handler, level = Shown(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            foreign = warnings.showwarning
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

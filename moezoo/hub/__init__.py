@@ -7,6 +7,10 @@ from typing import Any
 
 _EXPORTS = {
     "save_pretrained": "moezoo.hub.save",
+    "push_to_hub": "moezoo.hub.push",
+    "push_folder": "moezoo.hub.push",
+    "pull_model": "moezoo.hub.pull",
+    "convert_pth": "moezoo.hub.convert",
     "load_weights": "moezoo.hub.load",
     "check_header": "moezoo.hub.header",
     "compare": "moezoo.hub.header",

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from moezoo.backbones.adapt import FIELDS, adapt
+from moezoo.backbones.create import load_backbone_weights
 from moezoo.config import field_names, override
-from moezoo.errors import ConfigError
-from moezoo.hub.header import compare, header_shapes, model_shapes
-from moezoo.hub.load import load_weights
+from moezoo.errors import ConfigError, WeightsMismatch
+from moezoo.hub.header import compare, model_shapes
+from moezoo.hub.load import Files, files_header, load_files
+from moezoo.hub.meta import at_most_parameters, load_skeleton
+from moezoo.hub.partial import backbone_keys
+from moezoo.hub.state import digest
 from moezoo.hub.stored import StoredModel
+
+SLACK, UNKNOWN = 2_000, 100_000
+"""Parameters that a stored configuration may build beyond those in its files, and where the backbone is elsewhere."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +38,40 @@ def load_stored(stored: StoredModel, config: Any, build: Callable[[Any], nn.Modu
         WeightsMismatch: Another difference changes shapes, or the backbone cannot be adapted; the field is named.
         WeightsError: The weights cannot be had or are damaged.
     """
-    path = stored.weights_path()
+    files = stored.weights_files()
     as_stored = like_stored(config, stored.config, FIELDS)
-    check_fits(as_stored, build, path)
+    skeleton = check_fits(as_stored, build, stored, files)
+    if as_stored == config and stored.backbone is None and load_skeleton(skeleton, files):
+        return skeleton
     model = build(config)
-    if as_stored == config:
-        load_weights(model, path, sha256=stored.weights_sha256)
-        return model
-    donor = build(as_stored)
-    load_weights(donor, path, sha256=stored.weights_sha256)
-    if adapted := adapt(donor, model):
+    donor = model if as_stored == config else build(as_stored)
+    fill(donor, as_stored, stored, files)
+    if donor is not model and (adapted := adapt(donor, model)):
         logger.info("%s: stored weights adapted: %s", stored.source, ", ".join(adapted))
     return model
+
+
+def fill(model: nn.Module, config: Any, stored: StoredModel, files: Files) -> None:
+    """Load stored files into a model with fresh weights, the backbone's from where it is published if need be."""
+    if stored.backbone is None:
+        load_files(model, files)
+        return
+    said, published, keep = stored.backbone, stored.fetch_backbone(), backbone_keys(model)
+    if (got := published.sha256) != said.sha256:
+        raise WeightsMismatch(
+            f"{stored.source}: the backbone published as {said.id!r} is not the one it was saved with: expected hash "
+            f"{said.sha256}, got {got}."
+        )
+    load_backbone_weights(model, config, published.files)
+    state = model.state_dict()
+    if digest({name: state[name] for name in keep}) != said.tensors_sha256:
+        # Interpolated positions may differ in their last bits from one machine, or release of timm, to the next.
+        told = f"the backbone {said.id!r} is prepared otherwise here than where the model was saved"
+        if said.sha256 is None:
+            raise WeightsMismatch(f"{stored.source}: {told}, or its weights are not the same.")
+        logger.warning("%s: %s; outputs may differ a little", stored.source, told)
+    load_files(model, files, keep=keep)
+    logger.info("%s: the backbone is the published %s", stored.source, said.id)
 
 
 def unless_given(config: Any, stored: Any, given: Iterable[str]) -> Any:
@@ -62,11 +90,16 @@ def like_stored(config: Any, stored: Any, fields: Iterable[str]) -> Any:
     return override(config, {field: getattr(stored, field) for field in shared})
 
 
-def check_fits(config: Any, build: Callable[[Any], nn.Module], path: Path) -> None:
-    """Compare a file's header with the model on the meta device, before anything is allocated."""
-    with torch.device("meta"):
+def check_fits(config: Any, build: Callable[[Any], nn.Module], stored: StoredModel, files: Files) -> nn.Module:
+    """Compare the headers of files with the model on the meta device, before anything is allocated; returns it."""
+    header = files_header(files)
+    # Beyond what the files hold a model may have parts that it drops: the text encoder of a CLIP, say.
+    limit = UNKNOWN if stored.backbone is not None else 2 * len(header) + SLACK
+    with torch.device("meta"), at_most_parameters(limit):
         try:
             skeleton = build(config)
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise ConfigError(f"the stored configuration cannot be built: {error}") from error
-    compare(model_shapes(skeleton), header_shapes(path), path)
+    keep = backbone_keys(skeleton) if stored.backbone is not None else ()
+    compare(model_shapes(skeleton), header, ", ".join(map(str, files)), keep=keep)
+    return skeleton

@@ -2,8 +2,8 @@
 
 The client never compares a file with the hash the Hub promised, waits over twenty seconds when there is no
 network, and lets raw transport errors through. Here the file that is handed back has the promised hash, an
-unreachable Hub is told within five seconds, and every failure is a :class:`WeightsUnavailable` or a
-:class:`WeightsCorrupted`. Messages are our own words: the client's may quote headers and signed addresses.
+unreachable Hub is told within five seconds, and every failure is a :class:`HubUnavailable` or a
+:class:`HubCorrupted`. Messages are our own words: the client's may quote headers and signed addresses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants
 
-from moezoo.errors import NoSuchFile, WeightsCorrupted, WeightsUnavailable
+from moezoo.errors import HubCorrupted, HubError, HubUnavailable, NoSuchFile
 from moezoo.hub.failures import FAILURES, is_absent, is_passing, reason
 from moezoo.hub.files import file_digest
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 4.0
 """Longest wait for the Hub's first answer, all attempts together."""
 ATTEMPTS = 3
+PATIENCE_SECONDS = 60.0
+"""A download that failed after this long is not begun again; the client has resumed it several times by then."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -53,9 +55,9 @@ def fetch_file(
         max_bytes: Refuse a larger file before downloading it.
 
     Raises:
-        WeightsUnavailable: It does not exist or cannot be reached; the text says why and what works now. The
+        HubUnavailable: It does not exist or cannot be reached; the text says why and what works now. The
             subclass ``NoSuchFile`` says that the repository has no such file.
-        WeightsCorrupted: The Hub sent, twice, something else than it had promised.
+        HubCorrupted: The Hub sent, twice, something else than it had promised.
     """
     what = f"{filename!r} of {repo_id!r}" + (f" at revision {revision!r}" if revision else "")
     cache = os.fspath(cache_dir) if cache_dir is not None else constants.HF_HUB_CACHE
@@ -65,9 +67,7 @@ def fetch_file(
         return cached
     if constants.HF_HUB_OFFLINE:
         if damage:
-            raise WeightsCorrupted(
-                f"{what}: the cached file {damage}; it cannot be fetched again while HF_HUB_OFFLINE is set"
-            )
+            raise _damaged(what, f"the cached file {damage}; it cannot be fetched again while HF_HUB_OFFLINE is set")
         raise _unavailable(what, "HF_HUB_OFFLINE is set and the file is not in the cache", cache)
     promised = _probe(repo_id, filename, revision, token)
     if isinstance(promised, Exception):
@@ -75,10 +75,10 @@ def fetch_file(
             logger.warning("%s: %s; using the copy in the cache", what, reason(promised))
             return cached
         if damage:
-            raise WeightsCorrupted(f"{what}: the cached file {damage}; fetching it again failed: {reason(promised)}")
-        raise _unavailable(what, reason(promised), cache, NoSuchFile if is_absent(promised) else WeightsUnavailable)
+            raise _damaged(what, f"the cached file {damage}; fetching it again failed: {reason(promised)}")
+        raise _unavailable(what, reason(promised), cache, NoSuchFile if is_absent(promised) else HubUnavailable)
     if max_bytes is not None and (promised.size or 0) > max_bytes:
-        raise WeightsUnavailable(f"{what} has {promised.size:,} bytes; more than {max_bytes:,} is refused")
+        raise HubUnavailable(f"{what} has {promised.size:,} bytes; more than {max_bytes:,} is refused")
     if cached is not None and damage is None and promised.commit_hash == commit_of(cached):
         return cached
     return _download(what, repo_id, filename, revision, cache, token, promised.etag, force=damage is not None)
@@ -142,18 +142,15 @@ def _download(
     *,
     force: bool,
 ) -> Path:
-    damages = 0
+    damages, start = 0, time.monotonic()
+    why = "the download kept failing"
     for attempt in range(ATTEMPTS):
-        try:
-            path = Path(
-                huggingface_hub.hf_hub_download(
-                    repo_id, filename, revision=revision, cache_dir=cache, token=token, force_download=force
-                )
-            )
-        except FAILURES as error:
-            if attempt == ATTEMPTS - 1 or not is_passing(error):
-                raise _unavailable(what, reason(error), cache) from None
-            logger.info("%s: %s; trying again", what, reason(error))
+        path, failure = _get(repo_id, filename, revision, cache, token, force=force)
+        if failure is not None:
+            why = reason(failure)
+            if not is_passing(failure) or time.monotonic() - start > PATIENCE_SECONDS:
+                break
+            logger.info("%s: %s; trying again", what, why)
             time.sleep(0.2 * 2**attempt)
             continue
         damage = _damage(path, etag)
@@ -162,12 +159,23 @@ def _download(
         _forget(path)
         damages += 1
         if damages == 2:
-            raise WeightsCorrupted(
-                f"{what}: the file as downloaded {damage}, twice; it has been removed from the cache"
-            )
+            raise _damaged(what, f"the file as downloaded {damage}, twice; it has been removed from the cache")
         logger.warning("%s: the file as downloaded %s; downloading it once more", what, damage)
         force = True
-    raise _unavailable(what, "the download kept failing", cache)
+    raise _unavailable(what, why, cache)
+
+
+def _get(
+    repo_id: str, filename: str, revision: str | None, cache: str, token: Any, *, force: bool
+) -> tuple[Path, Exception | None]:
+    """The client's own download; its error is returned, lest ours would carry it, headers and all, as context."""
+    try:
+        found = huggingface_hub.hf_hub_download(
+            repo_id, filename, revision=revision, cache_dir=cache, token=token, force_download=force
+        )
+    except FAILURES as error:
+        return Path(), error
+    return Path(found), None
 
 
 def _damage(path: Path, etag: str | None = None) -> str | None:
@@ -195,12 +203,20 @@ def _forget(path: Path) -> None:
         path.unlink()
 
 
-def _unavailable(
-    what: str, why: str, cache: str, kind: type[WeightsUnavailable] = WeightsUnavailable
-) -> WeightsUnavailable:
-    return kind(
-        f"{what} is not available: {why}. Looked in the cache {cache!r}, then asked {constants.ENDPOINT}. "
-        "What works now: "
-        "pretrained=False (fresh weights), cache_dir= of a cache that holds the file, or a local "
-        ".safetensors as checkpoint_path=."
+def _unavailable(what: str, why: str, cache: str, kind: type[HubUnavailable] = HubUnavailable) -> HubError:
+    return kind.of(
+        f"{what} is not available",
+        cause=why,
+        tried=f"Looked in the cache {cache!r}, then asked {constants.ENDPOINT}",
+        advice="pretrained=False (fresh weights), cache_dir= of a cache that holds the file, or a local .safetensors "
+        "as checkpoint_path=",
+    )
+
+
+def _damaged(what: str, how: str) -> HubError:
+    return HubCorrupted.of(
+        what,
+        cause=how,
+        tried=f"Compared it with the hash that {constants.ENDPOINT} promised",
+        advice="another revision= of the repository, or the file from somewhere else as checkpoint_path=",
     )

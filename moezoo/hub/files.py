@@ -75,33 +75,52 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def seal(path: Path) -> None:
-    """Flush ``path`` to the disk and give it the mode that the umask asks for."""
+    """Flush a file, or a folder's list of names, to the disk and give it the mode that the umask asks for."""
     umask = os.umask(0)
     os.umask(umask)
+    if path.is_dir():
+        path.chmod(0o777 & ~umask)
+        flush_folder(path)
+        return
     path.chmod(0o666 & ~umask)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def move_into_place(source: Path, target: Path) -> None:
-    """Atomic rename, flushed, so that after a power cut the target is the old file or the new one."""
-    os.replace(source, target)
+def flush_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk."""
     with contextlib.suppress(OSError):  # folders cannot be opened on Windows
-        descriptor = os.open(target.parent, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
+def move_into_place(source: Path, target: Path) -> None:
+    """Atomic rename, flushed, so that after a power cut the target is the old file or the new one."""
+    os.replace(source, target)
+    flush_folder(target.parent)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8, ``\\n`` line ends) atomically and durably."""
+    """Replace ``path`` by ``text`` (UTF-8, ``\\n`` line ends) atomically and durably.
+
+    Raises:
+        OutputError: The file cannot be written; the old one is still whole.
+    """
     staging = path.parent / STAGING
-    staging.mkdir(exist_ok=True)
     draft = staging / path.name
-    draft.write_bytes(text.encode("utf-8"))
-    seal(draft)
-    move_into_place(draft, path)
+    with output_errors(path):
+        staging.mkdir(exist_ok=True)
+        try:
+            draft.write_bytes(text.encode("utf-8"))
+            seal(draft)
+            move_into_place(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another file waits there
+                staging.rmdir()
 
 
 def file_digest(path: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:

@@ -37,9 +37,8 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConfigError(
-            f"{str(path)!r} is not a .safetensors file, and moezoo reads nothing else: a pickle can run code "
-            "when it is opened. Where you trust the file, write its state dict once with "
-            "safetensors.torch.save_file(state_dict, path)."
+            f"{str(path)!r} is not a .safetensors file, and moezoo reads nothing else: a pickle can run code when it "
+            f"is opened. 'moezoo convert pth {path}' writes its tensors as safetensors without running anything."
         )
     return path
 

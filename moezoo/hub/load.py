@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from moezoo.backbones.adapt import keys_of
 from moezoo.backbones.inject import adapters_of
 from moezoo.errors import ConfigError, NonFiniteError, WeightsCorrupted
 from moezoo.hub.files import file_digest
-from moezoo.hub.header import check_header, check_suffix, compare, header_shapes, model_shapes
+from moezoo.hub.header import check_header, compare, header_shapes, model_shapes
 from moezoo.hub.state import refuse_nonfinite, shown
 from moezoo.hub.stored import StoredModel, read_stored
 
@@ -27,6 +31,9 @@ __all__ = [
     "model_shapes",
     "read_stored",
 ]
+
+Files: TypeAlias = Mapping[Path, "str | None"]
+"""Safetensors files, each with the sha256 it must have."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +64,27 @@ def load_weights(
         WeightsMismatch: Names, shapes or dtypes differ; all of them are listed.
         NonFiniteError: It holds NaN or infinity; the tensors are named.
     """
-    tensors = _read(model, path, sha256, allow_nonfinite, keep)
+    load_files(model, {Path(path): sha256}, allow_nonfinite=allow_nonfinite, keep=keep)
     if keep:
         logger.info("%s: the model keeps its own %s", path, shown(sorted(keep)))
-    model.load_state_dict(tensors, strict=not keep)
+
+
+def load_files(
+    model: nn.Module, files: Files, *, allow_nonfinite: bool = False, keep: Collection[str] = (), assign: bool = False
+) -> None:
+    """:func:`load_weights` from one file or from the shards of one model.
+
+    Args:
+        files: Where they are, each with the hash it must have or ``None``.
+        assign: Put the file's tensors in the place of the model's, which may be on the meta device.
+    """
+    tensors = _read(model, files, allow_nonfinite, keep)
+    if assign:
+        # Copies: what safetensors hands out is the mapped file itself, which somebody may write to.
+        own = model.state_dict()
+        device = torch.get_default_device()
+        tensors = {name: t.to(device, own[name].dtype, copy=True) for name, t in tensors.items()}
+    model.load_state_dict(tensors, strict=not keep, assign=assign)
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
@@ -73,9 +97,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
         ConfigError: The file holds the backbone alone, and the adapters were trained on another.
         WeightsError: As of :func:`load_weights`.
     """
-    added = tuple(f"{place}." for place in adapters_of(model))
-    keep = {name for name in model_shapes(model) if name.startswith(added)}
-    if not keep or any(name.startswith(added) for name in header_shapes(path)):
+    keep = keys_of(model, adapters_of(model).values())
+    if not keep or not keep.isdisjoint(header_shapes(path)):
         load_weights(model, path)
         return f"checkpoint:{path}"
     if not str(getattr(model, "weights_origin", "fresh")).startswith(("fresh", "backbone:")):
@@ -83,34 +106,49 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
             f"checkpoint_path={str(path)!r} holds a plain backbone, but the adapters were trained on another one "
             f"({model.weights_origin}): leave pretrained out for a fresh MoE."
         )
-    model.load_state_dict(_read(model, path, None, False, keep), strict=False)
+    model.load_state_dict(_read(model, {Path(path): None}, False, keep), strict=False)
     logger.info("%s: weights of the plain backbone under a fresh MoE, the identity at step 0", path)
     return f"backbone-checkpoint:{path}"
 
 
-def _read(
-    model: nn.Module, path: str | os.PathLike[str], sha256: str | None, allow_nonfinite: bool, keep: Collection[str]
-) -> dict[str, Tensor]:
-    """A file's tensors, checked in every way against a model; those named in ``keep`` left out."""
-    path = check_suffix(path)
-    header = header_shapes(path)
-    if sha256 is not None and (got := file_digest(path)) != sha256:
-        raise WeightsCorrupted(
-            f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
-        )
-    own = model_shapes(model)
-    compare(own, header, path, keep=keep)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsCorrupted(f"{str(path)!r} cannot be read: {error}") from None
+def _read(model: nn.Module, files: Files, allow_nonfinite: bool, keep: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of files, checked in every way against a model; those named in ``keep`` left out."""
+    header = files_header(files)
+    for path, sha256 in files.items():
+        if sha256 is not None and (got := file_digest(path)) != sha256:
+            raise WeightsCorrupted(
+                f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
+            )
+    own, source = model_shapes(model), ", ".join(str(path) for path in files)
+    compare(own, header, source, keep=keep)
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            tensors.update(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise WeightsCorrupted(f"{str(path)!r} cannot be read: {error}") from None
     tensors = {name: tensor for name, tensor in tensors.items() if name not in keep}
     if not allow_nonfinite:
         try:
-            refuse_nonfinite(tensors, repr(str(path)))
+            refuse_nonfinite(tensors, repr(source))
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}. Pass allow_nonfinite=True to load it all the same.") from None
     rounded = [name for name, tensor in tensors.items() if tensor.dtype != own[name][1]]
     if rounded:
-        logger.info("%s: %d tensors are converted to the model's dtype: %s", path, len(rounded), shown(rounded))
+        logger.info("%s: %d tensors are converted to the model's dtype: %s", source, len(rounded), shown(rounded))
     return tensors
+
+
+def files_header(files: Iterable[Path]) -> dict[str, Any]:
+    """:func:`header_shapes` of the shards of one model together.
+
+    Raises:
+        WeightsCorrupted: A tensor lies in two of them.
+    """
+    header: dict[str, Any] = {}
+    for path in files:
+        part = header_shapes(path)
+        if twice := sorted(header.keys() & part.keys()):
+            raise WeightsCorrupted(f"{str(path)!r} holds what another shard holds too: {shown(twice)}")
+        header.update(part)
+    return header

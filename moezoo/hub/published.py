@@ -12,12 +12,9 @@ from moezoo.backbones.hf.config import completed, is_complete
 from moezoo.backbones.hf.names import is_hf, repo_id
 from moezoo.errors import NoSuchFile, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.fetch import commit_of, fetch_file
-from moezoo.hub.schema import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME
+from moezoo.hub.schema import CONFIG_LIMIT, CONFIG_NAME, INDEX_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 
 log = logging.getLogger(__name__)
-
-INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
-PROCESSOR_NAME = "preprocessor_config.json"
 
 
 class _Where(TypedDict):

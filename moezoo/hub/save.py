@@ -1,19 +1,10 @@
-"""``save_pretrained``: a folder with the weights, the configuration that rebuilds the model, and a card.
-
-What a kill or a power cut leaves behind. The weights are first written under a name made of their own hash
-(``model.<hash>.safetensors``). Then ``config.json``, which carries that hash, replaces the old one in one
-rename. Only then do the weights take their plain name. A reader who finds weights under the very hash that
-``config.json`` asks for takes those. So before that rename the old model is whole, after it the new one is,
-and there is no moment in between. The next save tidies up.
-"""
+"""``save_pretrained``: a folder with the weights, the configuration that rebuilds the model, and a card."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,30 +16,25 @@ from torch import nn
 import moezoo
 from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
-from moezoo.errors import ConfigError, InputError, OutputError
+from moezoo.errors import ConfigError, OutputError
 from moezoo.hub.card import model_card
-from moezoo.hub.files import (
-    STAGING,
-    check_writable,
-    exclusive,
-    file_digest,
-    free_space,
-    move_into_place,
-    output_errors,
-    seal,
-    write_text,
-)
+from moezoo.hub.files import STAGING, check_writable, exclusive, free_space, output_errors
+from moezoo.hub.injected import Origin, origin_of, refuse_upcycled
+from moezoo.hub.partial import without_backbone
+from moezoo.hub.processor import processor_text
 from moezoo.hub.schema import (
+    CARD_NAME,
     CONFIG_LIMIT,
-    CONFIG_NAME,
     DATA_FIELDS,
     FORMAT_VERSION,
-    WEIGHTS_NAME,
+    INDEX_NAME,
+    MODEL_TYPE,
+    PROCESSOR_NAME,
     DataConfig,
 )
+from moezoo.hub.shards import plan_shards
 from moezoo.hub.state import portable_state, refuse_nonfinite, unwrapped
-from moezoo.hub.stored import staged_name
-from moezoo.registry import model_config
+from moezoo.hub.swap import config_text, swap_in, tidy
 
 
 def save_pretrained(
@@ -57,70 +43,104 @@ def save_pretrained(
     *,
     metrics: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
+    routing: Sequence[Any] | None = None,
+    flops: Mapping[str, Any] | None = None,
+    include_backbone: bool = True,
+    max_shard_size: int | str = "5GB",
+    backbone: str | None = None,
+    backbone_args: Mapping[str, Any] | None = None,
+    repo_id: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: bool | str | None = None,
 ) -> Path:
-    """Write ``model.safetensors``, ``config.json`` and ``README.md``, replacing a model saved there before.
+    """Write a model into a folder, in place of a model saved there before.
+
+    That is the weights, ``config.json``, ``preprocessor_config.json`` for transformers and a card, ``README.md``.
 
     Args:
-        model: A model that moezoo built. ``torch.compile`` and data-parallel wrappers are seen through.
+        model: A model that moezoo built, or one of timm or transformers that :func:`moezoo.inject_moe` was applied to.
+            ``torch.compile`` and data-parallel wrappers are seen through.
         dir: The folder; created if need be.
-        metrics: Plain JSON data shown on the card, for example ``{"top1": 0.81}``.
+        metrics: Plain JSON data shown on the card, for example ``{"dataset": "digits", "test_top1": 0.81}``.
         label_names: One name per class; ``model.label_names`` by default.
+        routing: The load of the experts, one entry per MoE layer (:class:`moezoo.eval.LayerLoad`, or mappings with its
+            fields), shown on the card.
+        flops: FLOPs of one image, name to number, for example ``{"executed": …, "dense_twin": …}``.
+        include_backbone: ``False`` stores the MoE and the head alone. The backbone must be, bit for bit, the published
+            one, which is fetched again when the model is loaded.
+        max_shard_size: Above it the weights are dealt out to several files; bytes, or text such as ``"5GB"``.
+        backbone: What an injected model's backbone is, where it does not say so itself: a timm architecture.
+        backbone_args: What an injected model's timm backbone was created with, beyond classes, channels and image size.
+        repo_id: Where the model will be published; for the card.
+        cache_dir, token: To fetch the published backbone with, for ``include_backbone=False``.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: moezoo did not build the model, it is a ``features_only`` one, or its state holds more than plain
-            tensors.
+        InputError: No configuration can rebuild the model (the text says why), its state holds more than plain tensors,
+            or its backbone is not the published one.
         ConfigError: ``metrics`` is not plain JSON, the labels do not fit ``num_classes``, or the pooling was changed.
         NonFiniteError: A tensor holds NaN or infinity; nothing is written.
         OutputError: The folder cannot be written; a model saved there before is still whole.
+        HubError: The published backbone cannot be reached.
     """
     model = unwrapped(model)
-    config = stored_config(model, metrics=metrics, label_names=label_names)
+    origin = origin_of(model, backbone, backbone_args)
+    # Changes made by hand, by upcycling say, are no part of a configuration.
+    refuse_upcycled(model)
+    origin = dataclasses.replace(origin, config=current_config(model, origin.config))
+    content = stored_config(model, origin, metrics=metrics, label_names=label_names, routing=routing, flops=flops)
     state = portable_state(model)
     refuse_nonfinite(state, "save_pretrained")
+    if not include_backbone:
+        state, config, source = without_backbone(model, origin.config, state, cache_dir=cache_dir, token=token)
+        content["config"], content["backbone"] = to_dict(config), to_dict(source)
+    plan, index = plan_shards(state, max_shard_size)
+    # A model trained from scratch owes nothing to the backbone's published weights.
+    fresh = origin.weights == "fresh"
+    texts = {CARD_NAME: model_card(content, None if fresh else origin.data, repo_id=repo_id)}
+    if (processor := processor_text(content["data"])) is not None:
+        texts[PROCESSOR_NAME] = processor
     folder = check_writable(dir)
     with exclusive(folder), output_errors(folder):
         tidy(folder)
         staging = folder / STAGING
         staging.mkdir()
         try:
-            draft = staging / WEIGHTS_NAME
-            try:
-                save_file(state, draft, metadata={"format": "pt"})
-            except SafetensorError as error:
-                raise OutputError(f"{str(folder)!r} cannot be written: {error}{free_space(folder)}") from error
-            seal(draft)
-            config["weights_sha256"] = digest = file_digest(draft)
-            staged = folder / staged_name(digest)
-            move_into_place(draft, staged)
-            write_text(folder / CONFIG_NAME, config_text(config))
-            move_into_place(staged, folder / WEIGHTS_NAME)
-            # A model trained from scratch owes nothing to the backbone's published weights.
-            fresh = getattr(model, "weights_origin", None) == "fresh"
-            cfg = None if fresh else getattr(model, "pretrained_cfg", None)
-            write_text(folder / "README.md", model_card(config, cfg))
+            drafts = {name: staging / name for name in plan}
+            for name, tensors in plan.items():
+                _write(drafts[name], {key: state[key] for key in tensors})
+            if index is not None:
+                drafts[INDEX_NAME] = staging / INDEX_NAME
+                drafts[INDEX_NAME].write_text(index, encoding="utf-8")
+            swap_in(folder, drafts, content, texts)
         finally:
             tidy(folder)
     return folder
 
 
-def stored_config(model: nn.Module, *, metrics: Any = None, label_names: Sequence[str] | None = None) -> dict[str, Any]:
+def _write(path: Path, tensors: dict[str, Any]) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        folder = path.parent.parent
+        raise OutputError(f"{str(folder)!r} cannot be written: {error}{free_space(folder)}") from error
+
+
+def stored_config(
+    model: nn.Module,
+    origin: Origin,
+    *,
+    metrics: Any = None,
+    label_names: Sequence[str] | None = None,
+    routing: Sequence[Any] | None = None,
+    flops: Any = None,
+) -> dict[str, Any]:
     """What ``config.json`` says about ``model``; the hash of the weights is filled in later."""
-    name, config = getattr(model, "moezoo_name", None), getattr(model, "moezoo_config", None)
-    if not isinstance(name, str) or config is None:
-        raise InputError(
-            "save_pretrained takes a model that moezoo built, so that its config can rebuild it; "
-            f"{type(model).__name__} has no moezoo_config. Build it by moezoo.create_model, or use "
-            "safetensors.torch.save_model for the bare weights."
-        )
-    # What is written has to be readable: the name leads to this very kind of configuration.
-    if not isinstance(config, type(model_config(name))):
-        raise ConfigError(f"moezoo_name={name!r} does not belong to a {type(config).__name__}")
-    fields = to_dict(current_config(model, config))
+    fields = to_dict(origin.config)
     labels = label_names if label_names is not None else _own_labels(model, fields.get("num_classes"))
-    cfg = getattr(model, "pretrained_cfg", None) or {}
+    cfg = origin.data or {}
     get = cfg.get if isinstance(cfg, Mapping) else lambda key: getattr(cfg, key, None)
     stated: dict[str, Any] = {key: get(key) for key in DATA_FIELDS if get(key) is not None}
     if "input_size" in stated and (size := fields.get("img_size")) is not None:
@@ -130,11 +150,15 @@ def stored_config(model: nn.Module, *, metrics: Any = None, label_names: Sequenc
     content = {
         "format_version": FORMAT_VERSION,
         "moezoo_version": moezoo.__version__,
-        "name": name,
+        "model_type": MODEL_TYPE,
+        "name": origin.name,
         "config": fields,
         "label_names": _labels(labels, fields.get("num_classes")),
-        "data": {key: value for key, value in data.items() if value is not None},
-        "metrics": _metrics(metrics),
+        "data": {key: value for key, value in data.items() if value is not None} or None,
+        "metrics": _plain("metrics", metrics),
+        "routing": _loads(routing),
+        "flops": _plain("flops", flops),
+        "backbone": None,
         "weights_sha256": "0" * 64,
     }
     if (size := len(config_text(content).encode())) > CONFIG_LIMIT:
@@ -143,25 +167,6 @@ def stored_config(model: nn.Module, *, metrics: Any = None, label_names: Sequenc
             "shorten label_names or metrics"
         )
     return content
-
-
-def config_text(content: Mapping[str, Any]) -> str:
-    """``config.json`` as it is written."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def tidy(folder: Path) -> None:
-    """Finish or drop what a killed save left in ``folder``."""
-    shutil.rmtree(folder / STAGING, ignore_errors=True)
-    wanted = ""
-    # A folder with no config, or a foreign one, has nothing that waits for its weights.
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        wanted = staged_name(str(json.loads((folder / CONFIG_NAME).read_bytes())["weights_sha256"]))
-    for path in folder.glob("model.*.safetensors"):
-        if path.name == wanted:
-            move_into_place(path, folder / WEIGHTS_NAME)
-        elif re.fullmatch(r"model\.[0-9a-f]{16}\.safetensors", path.name):
-            path.unlink()
 
 
 def _own_labels(model: nn.Module, num_classes: Any) -> Any:
@@ -181,14 +186,26 @@ def _labels(labels: Any, num_classes: Any) -> list[str] | None:
     return names
 
 
-def _metrics(metrics: Any) -> dict[str, Any] | None:
-    if metrics is None:
+def _plain(what: str, values: Any) -> dict[str, Any] | None:
+    if values is None:
         return None
-    if not isinstance(metrics, Mapping) or not all(isinstance(key, str) for key in metrics):
-        raise ConfigError(f"metrics must be a mapping of names to plain JSON values, got {metrics!r:.80}")
-    for key, value in metrics.items():
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{what} must be a mapping of names to plain JSON values, got {values!r:.80}")
+    for key, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"metrics[{key!r}]={value!r:.80} is not plain JSON: {error}") from None
-    return dict(metrics)
+            raise ConfigError(f"{what}[{key!r}]={value!r:.80} is not plain JSON: {error}") from None
+    return dict(values)
+
+
+def _loads(routing: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    """Dataclasses or mappings, one per MoE layer, as plain JSON."""
+    if routing is None:
+        return None
+    entries = [dataclasses.asdict(load) if dataclasses.is_dataclass(load) else load for load in routing]  # type: ignore[arg-type]
+    plain = [_plain(f"routing[{i}]", entry) or {} for i, entry in enumerate(entries)]
+    for i, entry in enumerate(plain):
+        if not isinstance(entry.get("layer"), str):
+            raise ConfigError(f"routing[{i}] must name its layer, got {entry!r:.80}")
+    return plain

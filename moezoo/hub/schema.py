@@ -2,12 +2,16 @@
 
 Compatibility: this moezoo reads every format up to :data:`FORMAT_VERSION`; a newer one is refused with both
 versions named. Within one format nothing is guessed: an unknown key is an error.
+
+Format 2 adds shards (``weights_sha256`` may be an object, file name to hash), ``routing``, ``flops`` and
+``backbone`` (weights that are somebody else's and stay where they are).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,12 @@ from moezoo.config import STRICT
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean
 
-FORMAT_VERSION = 1
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+FORMAT_VERSION = 2
+CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+INDEX_NAME, PROCESSOR_NAME = f"{WEIGHTS_NAME}.index.json", "preprocessor_config.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+MODEL_TYPE = "moezoo"
+"""By this word of a ``config.json`` transformers' Auto classes find :mod:`moezoo.transformers`."""
 CONFIG_LIMIT = 1_000_000
 """Largest ``config.json`` read, in bytes."""
 
@@ -36,17 +44,38 @@ class DataConfig:
     crop_pct: float | None = None
 
 
+@dataclass(frozen=True)
+class PublishedBackbone:
+    """Where the weights lie that a file without its backbone is completed by."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    """``user/repo`` on the Hub, or timm's own name where timm has them elsewhere."""
+    revision: str | None
+    sha256: str | None
+    """Of the published file; of several, of their names and hashes. ``None`` where timm's own downloader gets them."""
+    tensors_sha256: str
+    """Of the tensors as they stand in the model, see :func:`moezoo.hub.state.digest`."""
+
+
 DATA_FIELDS = tuple(field.name for field in dataclasses.fields(DataConfig))
 KEYS = (
     "format_version",
     "moezoo_version",
+    "model_type",
     "name",
     "config",
     "label_names",
     "data",
     "metrics",
+    "routing",
+    "flops",
+    "backbone",
     "weights_sha256",
 )
+_SINCE = {"model_type": 2, "routing": 2, "flops": 2, "backbone": 2}
+"""The format a key came with, where it was not the first."""
 
 
 def read_config_file(path: Path, place: str) -> dict[str, Any]:
@@ -66,10 +95,33 @@ def read_config_file(path: Path, place: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{place} must hold a JSON object, got {type(data).__name__}")
     _check_version(data, place)
+    allowed = [key for key in KEYS if _SINCE.get(key, 1) <= data["format_version"]]
     for key in data:
-        if key not in KEYS:
-            raise ConfigError(f"{place}: unknown key {key!r}.{did_you_mean(key, KEYS)} Allowed: {', '.join(KEYS)}.")
+        if key not in allowed:
+            hint = f"{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}."
+            raise ConfigError(f"{place}: unknown key {key!r}.{hint}")
     return data
+
+
+def weights_hashes(data: dict[str, Any], place: str) -> dict[str, str]:
+    """The files that hold the weights, each with its sha256; the index among them where there are shards.
+
+    Raises:
+        ConfigError: A name is not one that moezoo writes, or a hash is none.
+    """
+    said = data.get("weights_sha256")
+    if isinstance(said, str):
+        said = {WEIGHTS_NAME: said}
+    elif not isinstance(said, dict) or data["format_version"] == 1:
+        raise ConfigError(f"{place}: weights_sha256 must be a string or an object, got {said!r:.80}")
+    elif INDEX_NAME not in said or len(said) < 2:
+        raise ConfigError(f"{place}: weights_sha256 must name {INDEX_NAME} and shards, got {list(said)!r:.80}")
+    elif wrong := [name for name in said if name != INDEX_NAME and not SHARD.fullmatch(name)]:
+        raise ConfigError(f"{place}: weights_sha256 names {wrong[0]!r:.80}, which is no shard that moezoo writes")
+    for name, sha256 in said.items():
+        if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ConfigError(f"{place}: weights_sha256={sha256!r:.80} of {name} must be 64 hexadecimal digits")
+    return said
 
 
 def _check_version(data: dict[str, Any], place: str) -> None:
@@ -91,9 +143,9 @@ def _check_version(data: dict[str, Any], place: str) -> None:
 
 
 def typed(data: dict[str, Any], key: str, kind: type, place: str) -> Any:
-    """``data[key]``, which must be a ``kind`` (``str`` or ``dict``)."""
+    """``data[key]``, which must be a ``kind`` (``str``, ``dict`` or ``list``)."""
     if not isinstance(value := data.get(key), kind):
-        word = "an object" if kind is dict else "a string"
+        word = "an object" if kind is dict else "a list" if kind is list else "a string"
         raise ConfigError(f"{place}: {key} must be {word}, got {value!r:.80}")
     return value
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -30,18 +34,32 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def portable_state(model: nn.Module) -> dict[str, Tensor]:
-    """``model.state_dict()`` on the CPU, each tensor with memory of its own, keys free of compile wrappers.
-
-    Tied tensors are written under each of their names, so that a reader needs no knowledge of the ties.
+    """``model.state_dict()`` as :func:`portable` tensors, keys free of compile wrappers.
 
     Raises:
         InputError: An entry is not a plain dense tensor with data (extra state, sparse, sharded or meta
             tensors).
     """
+    state = unwrapped(model).state_dict()
+    return portable({key.replace("_orig_mod.", ""): value for key, value in state.items()}, "the model's state")
+
+
+def portable(tensors: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    """``tensors`` on the CPU, contiguous, each with memory of its own.
+
+    Tied tensors are written under each of their names, so that a reader needs no knowledge of the ties.
+
+    Args:
+        tensors: By name.
+        what: What to call them in the message.
+
+    Raises:
+        InputError: An entry is not a plain dense tensor with data.
+    """
     state: dict[str, Tensor] = {}
     owned: set[int] = set()
     foreign = []
-    for key, value in unwrapped(model).state_dict().items():
+    for key, value in tensors.items():
         plain = type(value) in (Tensor, nn.Parameter)
         if not plain or value.layout is not torch.strided or value.is_meta or value.is_quantized:
             foreign.append(f"{key} ({type(value).__name__})")
@@ -52,10 +70,20 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
         if storage.data_ptr() in owned or storage.nbytes() != tensor.nbytes:
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         owned.add(tensor.untyped_storage().data_ptr())
-        state[key.replace("_orig_mod.", "")] = tensor
+        state[key] = tensor
     if foreign:
-        raise InputError(f"only plain dense tensors can be saved; the model's state also holds {shown(foreign)}")
+        raise InputError(f"only plain dense tensors can be saved; {what} also holds {shown(foreign)}")
     return state
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and values, whatever file they came from."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def refuse_nonfinite(state: dict[str, Tensor], place: str) -> None:

@@ -11,10 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from moezoo.config import decode
-from moezoo.errors import ConfigError, MoeZooError, WeightsUnavailable
-from moezoo.hub.schema import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME, DataConfig, read_config_file, typed
+from moezoo.errors import ConfigError, MoeZooError, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.schema import (
+    CONFIG_LIMIT,
+    CONFIG_NAME,
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    DataConfig,
+    PublishedBackbone,
+    read_config_file,
+    typed,
+    weights_hashes,
+)
+from moezoo.hub.swap import staged_name
 from moezoo.names import canonical_stored_name
 from moezoo.registry import model_config
+
+INDEX_LIMIT = 100 * CONFIG_LIMIT
+"""Largest index of shards that is fetched, in bytes."""
+LARGEST = 1_000_000
+"""Largest whole number in the arguments of a stored model's backbone; a rotation's theta may be larger."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +46,55 @@ class StoredModel:
     data: dict[str, Any]
     """The stated fields of :class:`DataConfig`."""
     metrics: dict[str, Any] | None
-    weights_sha256: str
-    fetch_weights: Callable[[], Path] = dataclasses.field(repr=False)
+    routing: list[dict[str, Any]] | None
+    """Load of the experts, one entry per MoE layer."""
+    flops: dict[str, Any] | None
+    hashes: dict[str, str]
+    """sha256 of every file of the weights; the index among them where there are shards."""
+    backbone: PublishedBackbone | None
+    """Where the rest of the weights is, if the files hold the MoE and the head alone."""
+    fetch: Callable[[str], Path] = dataclasses.field(repr=False)
+    """From a file's name to where it lies on this machine."""
+    fetch_backbone: Callable[[], Any] = dataclasses.field(repr=False)
+    """Its weights, a :class:`moezoo.hub.backbone.Published`."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file of the weights, or of the index where there are shards."""
+        return self.hashes.get(WEIGHTS_NAME) or self.hashes[INDEX_NAME]
 
     def weights_path(self) -> Path:
-        """Where the weights lie on this machine; downloads them if need be.
+        """Where the file of the weights, or the index of the shards, lies on this machine.
 
         Raises:
-            WeightsUnavailable: They do not exist or cannot be reached.
+            WeightsUnavailable: It does not exist or cannot be reached.
         """
-        return self.fetch_weights()
+        return self.fetch(WEIGHTS_NAME if WEIGHTS_NAME in self.hashes else INDEX_NAME)
 
+    def weights_files(self) -> dict[Path, str]:
+        """Every safetensors file of the weights with its sha256; downloads them if need be.
 
-def staged_name(sha256: str) -> str:
-    """The name weights bear between their writing and the end of a save."""
-    return f"model.{sha256[:16]}.safetensors"
+        Raises:
+            WeightsUnavailable: One does not exist or cannot be reached.
+            WeightsCorrupted: The index is not that of these files.
+        """
+        names = sorted(name for name in self.hashes if name != INDEX_NAME)
+        if INDEX_NAME in self.hashes:
+            from moezoo.hub import shards
+
+            index = self.fetch(INDEX_NAME)
+            shards.check_index(index, self.hashes, self.source)
+            paths = {name: self.fetch(name) for name in names}
+            shards.check_places(index, paths, self.source)
+        else:
+            paths = {name: self.fetch(name) for name in names}
+        return {path: self.hashes[name] for name, path in paths.items()}
 
 
 def read_stored(
     name: str, *, cache_dir: str | os.PathLike[str] | None = None, token: bool | str | None = None
 ) -> StoredModel:
-    """Read and check a stored model's configuration; its weights are fetched later, by ``weights_path()``.
+    """Read and check a stored model's configuration; its weights are fetched later.
 
     Raises:
         WeightsUnavailable: The folder, repository or file does not exist or cannot be reached.
@@ -58,52 +102,52 @@ def read_stored(
         UnknownModelError: It names a model that is not registered here.
     """
     name = canonical_stored_name(name)
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:")).expanduser()
         path = folder / CONFIG_NAME
         if not path.is_file():
             raise WeightsUnavailable(f"{name!r}: there is no file {str(path)!r}; moezoo.save_pretrained writes one")
-
-        def local_weights(sha256: str) -> Path:
-            for candidate in (folder / staged_name(sha256), folder / WEIGHTS_NAME):
-                if candidate.is_file():
-                    return candidate
-            raise WeightsUnavailable(f"{name!r}: there is no file {str(folder / WEIGHTS_NAME)!r}")
-
-        return _parse(name, path, local_weights)
+        return _parse(name, path, lambda file, sha256: _local(name, folder, file, sha256), where)
     if not name.startswith("hf-hub:"):
         raise ConfigError(f"a stored model is 'hf-hub:user/repo[@revision]' or 'local-dir:PATH', got {name!r}")
     repo_id, _, revision = name.removeprefix("hf-hub:").partition("@")
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", repo_id):
-        raise ConfigError(f"{name!r}: a hub model is 'hf-hub:user/repo' or 'hf-hub:user/repo@revision', with one slash")
+    check_repo_id(repo_id, name)
     from moezoo.hub.fetch import commit_of, fetch_file
 
-    path = fetch_file(
-        repo_id,
-        CONFIG_NAME,
-        revision=revision or None,
-        cache_dir=cache_dir,
-        token=token,
-        refresh=True,
-        max_bytes=CONFIG_LIMIT,
-    )
+    path = fetch_file(repo_id, CONFIG_NAME, revision=revision or None, refresh=True, max_bytes=CONFIG_LIMIT, **where)
     # The weights come from the very commit the configuration came from, even if the branch moves meanwhile.
     pinned = commit_of(path) or revision or None
-    return _parse(
-        name,
-        path,
-        lambda _: fetch_file(repo_id, WEIGHTS_NAME, revision=pinned, cache_dir=cache_dir, token=token),
-    )
+
+    def fetch(file: str, sha256: str) -> Path:
+        limit = INDEX_LIMIT if file == INDEX_NAME else None
+        return fetch_file(repo_id, file, revision=pinned, max_bytes=limit, **where)
+
+    return _parse(name, path, fetch, where)
 
 
-def _parse(source: str, path: Path, weights: Callable[[str], Path]) -> StoredModel:
+def check_repo_id(repo_id: str, given: str) -> None:
+    """Raise :class:`ConfigError` unless ``repo_id`` reads ``user/repo``."""
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", repo_id):
+        raise ConfigError(
+            f"{given!r}: a hub model is 'hf-hub:user/repo' or 'hf-hub:user/repo@revision', with one slash"
+        )
+
+
+def _local(source: str, folder: Path, name: str, sha256: str) -> Path:
+    for candidate in (folder / staged_name(name, sha256), folder / name):
+        if candidate.is_file():
+            return candidate
+    raise WeightsUnavailable(f"{source!r}: there is no file {str(folder / name)!r}")
+
+
+def _parse(source: str, path: Path, fetch: Callable[[str, str], Path], where: dict[str, Any]) -> StoredModel:
     place = f"{source}: {CONFIG_NAME}"
     data = read_config_file(path, place)
     name = typed(data, "name", str, place)
-    sha256 = typed(data, "weights_sha256", str, place)
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ConfigError(f"{place}: weights_sha256={sha256!r:.80} must be 64 hexadecimal digits")
+    hashes = weights_hashes(data, place)
     values = typed(data, "config", dict, place)
+    _refuse_huge(values.get("backbone_args"), f"{place}: backbone_args")
     try:
         config = decode(type(model_config(name)), values, where=place)
     except MoeZooError as error:
@@ -117,14 +161,41 @@ def _parse(source: str, path: Path, weights: Callable[[str], Path]) -> StoredMod
         classes = getattr(config, "num_classes", None)
         if classes is not None and len(labels) != classes:
             raise ConfigError(f"{place}: label_names has {len(labels)} names, num_classes is {classes}")
-    prepared = decode(DataConfig, typed(data, "data", dict, place) if data.get("data") is not None else {}, where=place)
+    prepared = decode(DataConfig, _optional(data, "data", place) or {}, where=place)
+    said = _optional(data, "backbone", place)
+    backbone = None if said is None else decode(PublishedBackbone, said, where=f"{place}: backbone")
+
+    def fetch_backbone() -> Any:
+        from moezoo.hub.backbone import published_weights
+
+        if backbone is None:
+            raise WeightsCorrupted(f"{place}: no backbone is named")
+        return published_weights(config, id=backbone.id, revision=backbone.revision, **where)
+
     return StoredModel(
         source=source,
         name=name,
         config=config,
         label_names=None if labels is None else tuple(labels),
         data={key: value for key, value in vars(prepared).items() if value is not None},
-        metrics=None if data.get("metrics") is None else typed(data, "metrics", dict, place),
-        weights_sha256=sha256,
-        fetch_weights=lambda: weights(sha256),
+        metrics=_optional(data, "metrics", place),
+        routing=None if data.get("routing") is None else typed(data, "routing", list, place),
+        flops=_optional(data, "flops", place),
+        hashes=hashes,
+        backbone=backbone,
+        fetch=lambda file: fetch(file, hashes.get(file, "")),
+        fetch_backbone=fetch_backbone,
     )
+
+
+def _refuse_huge(value: Any, place: str) -> None:
+    """``backbone_args`` go to other people's constructors, some of which would begin to allocate."""
+    if isinstance(value, int) and abs(value) > LARGEST and not place.endswith("theta"):
+        raise ConfigError(f"{place}={value!r:.40} is not allowed: nothing larger than {LARGEST:,} is meant by a size")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        _refuse_huge(item, f"{place}.{key}")
+
+
+def _optional(data: dict[str, Any], key: str, place: str) -> dict[str, Any] | None:
+    return None if data.get(key) is None else typed(data, key, dict, place)

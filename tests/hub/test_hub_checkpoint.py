@@ -42,6 +42,19 @@ def test_a_plain_backbones_file_leaves_the_moe_the_identity(backbone, file, capl
     ]
 
 
+def test_a_plain_backbone_of_transformers_is_taken_too(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    args = {**sizes, "model_type": "vit", "image_size": 32, "patch_size": 8}
+    options = {"backbone_args": args, "num_classes": 3, "expert_dim": 8}
+    model = moezoo.create_model("entity_moe/hf:a/b", **options)
+    plain = {key: torch.randn_like(value) for key, value in model.state_dict().items() if ".entity_moe." not in key}
+    path = tmp_path / "vit.safetensors"
+    save_file(plain, path)
+    again = moezoo.create_model("entity_moe/hf:a/b", checkpoint_path=path, **options)
+    assert again.weights_origin == f"backbone-checkpoint:{path}"
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in plain.items())
+
+
 def test_the_whole_models_file_is_the_models(tmp_path):
     model = moezoo.create_model("entity_moe/test_vit2", **SMALL)
     path = tmp_path / "whole.safetensors"

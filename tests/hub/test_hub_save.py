@@ -20,9 +20,12 @@ from torch import nn
 import moezoo
 from moezoo.errors import ConfigError, InputError, NonFiniteError, OutputError
 from moezoo.hub import save as save_module
+from moezoo.hub import swap as swap_module
 from moezoo.hub.card import model_card
 from moezoo.hub.files import STAGING, check_writable
 from moezoo.hub.load import load_weights, read_stored
+
+FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def state_equal(one: nn.Module, other: nn.Module) -> bool:
@@ -33,7 +36,7 @@ def state_equal(one: nn.Module, other: nn.Module) -> bool:
 def test_a_saved_model_comes_back_with_the_same_outputs_labels_and_data(model, tmp_path):
     labels = [f"class {i}" for i in range(10)]
     folder = moezoo.save_pretrained(model, tmp_path / "new" / "folder", label_names=labels, metrics={"top1": 0.25})
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == FILES
     stored = read_stored(f"local-dir:{folder}")
     assert stored.label_names == tuple(labels)
     assert stored.metrics == {"top1": 0.25}
@@ -46,7 +49,7 @@ def test_a_saved_model_comes_back_with_the_same_outputs_labels_and_data(model, t
 
 def test_config_json_carries_the_hash_of_the_weights(saved):
     content = json.loads((saved / "config.json").read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["moezoo_version"] == moezoo.__version__
     assert content["weights_sha256"] == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
 
@@ -57,9 +60,7 @@ def test_files_get_the_mode_the_umask_asks_for(model, tmp_path):
         moezoo.save_pretrained(model, tmp_path)
     finally:
         os.umask(old)
-    assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == dict.fromkeys(
-        ["README.md", "config.json", "model.safetensors"], 0o640
-    )
+    assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == dict.fromkeys(FILES, 0o640)
 
 
 def test_a_model_works_on_after_training_in_mixed_precision_and_can_be_saved(model, tmp_path):
@@ -188,11 +189,14 @@ def full_disk(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("stage", ["save_file", "seal", "file_digest", "write_text"])
+STAGES = [(save_module, "save_file"), *((swap_module, name) for name in ("seal", "file_digest", "write_text"))]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[1])
 def test_a_full_disk_at_any_stage_leaves_the_older_model_and_no_litter(saved, model, monkeypatch, stage):
     old = {p.name: p.read_bytes() for p in saved.iterdir()}
 
-    monkeypatch.setattr(save_module, stage, full_disk)
+    monkeypatch.setattr(*stage, full_disk)
     with pytest.raises(OutputError, match=r"No space left on device \([\d,]+ bytes free\)"):
         moezoo.save_pretrained(model, saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == old
@@ -223,7 +227,7 @@ for left, folder in enumerate(sys.argv[1:]):
 
 
 def test_a_process_killed_at_any_rename_leaves_one_whole_model(saved, model, tmp_path, monkeypatch):
-    """The renames are: weights under their hash, config.json, weights under their name, README.md."""
+    """The renames are: weights under their hash, config.json, weights under their name, the rest."""
     old = moezoo.create_model(f"local-dir:{saved}", pretrained=True)
     left = moezoo.create_model("entity_moe/digits")
 
@@ -246,7 +250,7 @@ def test_a_process_killed_at_any_rename_leaves_one_whole_model(saved, model, tmp
         model.head.bias.add_(1)
     for folder in folders:
         moezoo.save_pretrained(model, folder)
-        assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+        assert sorted(p.name for p in folder.iterdir()) == FILES
         assert state_equal(whole_model_of(folder), model)
 
 

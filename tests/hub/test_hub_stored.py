@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -68,8 +69,8 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(saved):
 
 
 def test_a_newer_format_names_both_versions(saved):
-    name = edit(saved, format_version=2, moezoo_version="7.8.9", something_new=1)
-    with pytest.raises(ConfigError, match=rf"format_version 2.*7\.8\.9.*{moezoo.__version__}.*up to 1"):
+    name = edit(saved, format_version=3, moezoo_version="7.8.9", something_new=1)
+    with pytest.raises(ConfigError, match=rf"format_version 3.*7\.8\.9.*{moezoo.__version__}.*up to 2"):
         read_stored(name)
 
 
@@ -140,6 +141,26 @@ def test_hostile_sizes_are_refused(saved, change):
     name = edit(saved, config={**config, **change}, label_names=None)
     with pytest.raises(MoeZooError):
         moezoo.create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"depth": 10**9}, r"backbone_args\.depth=1000000000 is not allowed"),
+        ({"depths": [2, 10**12]}, r"backbone_args\.depths\.1="),
+        ({"embed_dim": -(10**9)}, "nothing larger than 1,000,000"),
+        ({"depth": 50_000, "embed_dim": 900_000, "num_heads": 1}, "more than .* parameter tensors, unlike its files"),
+    ],
+)
+def test_a_backbone_that_would_never_be_built_is_refused_at_once(tmp_path, args, words):
+    slim = {"num_classes": 2, "img_size": 16, "expert_dim": 8, "mlp_ratio": 0.25, "num_experts": 2}
+    model = moezoo.create_model("entity_moe/test_vit2", backbone_args={"patch_size": 8, "depth": 1}, **slim)
+    moezoo.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=words):
+        moezoo.create_model(edit(tmp_path, config={**config, "backbone_args": args}), pretrained=True)
+    assert time.monotonic() - start < 20
 
 
 def test_a_size_within_bounds_that_the_file_does_not_have_is_refused_before_allocation(saved):

@@ -156,4 +156,4 @@ def _place(site: Site, family: str) -> Any:
     return site.position if block.alone else (block.stage, block.index)
 
 
-ENTITY = AdapterKind("entity_moe", EntityAdapterConfig, _build, _check, _annotate)
+ENTITY = AdapterKind("entity_moe", EntityAdapterConfig, _build, _check, _annotate, family="entity_moe")

@@ -1,0 +1,67 @@
+"""``pull_model``: a stored model's files, checked, into a folder of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from moezoo.errors import WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.files import STAGING, check_writable, exclusive, file_digest, output_errors
+from moezoo.hub.schema import CARD_NAME, CONFIG_NAME, PROCESSOR_NAME
+from moezoo.hub.stored import StoredModel, read_stored
+from moezoo.hub.swap import swap_in, tidy
+
+
+def pull_model(
+    name: str,
+    dir: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: bool | str | None = None,
+) -> Path:
+    """Copy a stored model into a folder, from which ``local-dir:`` creates it without the Hub.
+
+    Args:
+        name: ``hf-hub:user/repo[@revision]`` or ``local-dir:PATH``.
+        dir: The folder; a model saved there before is replaced at once, or stays whole.
+        cache_dir, token: As in :func:`moezoo.create_model`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: A file cannot be had or is damaged.
+        OutputError: The folder cannot be written.
+    """
+    folder = check_writable(dir)
+    stored = read_stored(name, cache_dir=cache_dir, token=token)
+    stored.weights_files()
+    sources = {file: stored.fetch(file) for file in stored.hashes}
+    texts = {file: text for file in (CARD_NAME, PROCESSOR_NAME) if (text := _text(stored, file)) is not None}
+    content = json.loads(stored.fetch(CONFIG_NAME).read_bytes().decode("utf-8-sig"))
+    with exclusive(folder), output_errors(folder):
+        tidy(folder)
+        staging = folder / STAGING
+        staging.mkdir()
+        try:
+            drafts = {file: staging / file for file in sources}
+            for file, source in sources.items():
+                shutil.copyfile(source, drafts[file])
+                if (got := file_digest(drafts[file])) != stored.hashes[file]:
+                    raise WeightsCorrupted(
+                        f"{name}: {file} is not the file its config.json was saved with: expected sha256 "
+                        f"{stored.hashes[file]}, got {got}"
+                    )
+            swap_in(folder, drafts, content, texts)
+        finally:
+            tidy(folder)
+    return folder
+
+
+def _text(stored: StoredModel, name: str) -> str | None:
+    try:
+        return stored.fetch(name).read_text(encoding="utf-8")
+    except WeightsUnavailable:
+        return None

@@ -1,0 +1,80 @@
+"""Files of one saved model, put in place together. No torch here.
+
+What a kill or a power cut leaves behind. Weights are first written under names made of their own hashes
+(``model.<hash>.safetensors``). Then ``config.json``, which carries those hashes, replaces the old one in one
+rename. Only then do the weights take their plain names. A reader who finds a file under the very hash that
+``config.json`` asks for takes that. So before that rename the old model is whole, after it the new one is,
+and there is no moment in between. The next save tidies up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moezoo.hub.files import STAGING, file_digest, move_into_place, seal, write_text
+from moezoo.hub.schema import CONFIG_NAME, INDEX_NAME, SHARD, WEIGHTS_NAME, weights_hashes
+
+_STAGED = re.compile(r"model(-\d{5}-of-\d{5})?(\.safetensors\.index)?\.[0-9a-f]{16}\.(safetensors|json)")
+
+
+def staged_name(name: str, sha256: str) -> str:
+    """What the file ``name`` is called between its writing and the end of a save."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{sha256[:16]}.{suffix}"
+
+
+def config_text(content: Mapping[str, Any]) -> str:
+    """``config.json`` as it is written."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], texts: Mapping[str, str]) -> None:
+    """Make ``folder`` hold the model of these files, and of no others.
+
+    Args:
+        folder: Where; the caller holds it by :func:`~moezoo.hub.files.exclusive`.
+        drafts: The files of the weights by their plain name, on the same disk; they are moved.
+        config: ``config.json``; its ``weights_sha256`` is filled in.
+        texts: Further files by name.
+    """
+    for draft in drafts.values():
+        seal(draft)
+    hashes = {name: file_digest(draft) for name, draft in drafts.items()}
+    config["weights_sha256"] = hashes.get(WEIGHTS_NAME, hashes)
+    for name, draft in drafts.items():
+        move_into_place(draft, folder / staged_name(name, hashes[name]))
+    write_text(folder / CONFIG_NAME, config_text(config))
+    settle(folder, hashes)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
+def tidy(folder: Path) -> None:
+    """Finish or drop what a killed save left in ``folder``."""
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    hashes: dict[str, str] | None = None
+    # A folder with no config, or a foreign one, has nothing that waits for its weights.
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        hashes = weights_hashes(json.loads((folder / CONFIG_NAME).read_bytes()), CONFIG_NAME)
+    settle(folder, hashes)
+
+
+def settle(folder: Path, hashes: Mapping[str, str] | None) -> None:
+    """Give staged files their plain names; remove weights of other saves. ``None``: remove only staged ones."""
+    wanted = {staged_name(name, sha256): name for name, sha256 in (hashes or {}).items()}
+    for path in sorted(folder.glob("model*")):
+        if path.name in wanted:
+            move_into_place(path, folder / wanted[path.name])
+        elif _STAGED.fullmatch(path.name) or (hashes is not None and is_weights(path.name) and path.name not in hashes):
+            path.unlink()
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name is one of those that moezoo keeps weights in."""
+    return name in (WEIGHTS_NAME, INDEX_NAME) or SHARD.fullmatch(name) is not None

@@ -1,0 +1,80 @@
+"""What others' programs read of a stored model: the card's metadata and how images are prepared."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+
+import moezoo
+from moezoo.errors import ConfigError
+from moezoo.eval.routing import LayerLoad
+from moezoo.hub.card import model_card
+
+LOAD = LayerLoad("blocks.2.entity_moe.moe", 640, (0.5, 0.5, 0.0, 0.0), 0.5, 0.5, 0.0, (2, 3), 0.0)
+
+
+def test_the_card_shows_routing_cost_results_and_the_dense_twin_and_its_metadata_is_valid(hub, model, tmp_path):
+    metrics = {"dataset": "My Digits", "test_top1": 0.875, "val_top1": 0.75, "epochs": 3, "note": "a|b"}
+    flops = {"executed": 1_234_567, "dense_twin": 2_000_000}
+    folder = moezoo.save_pretrained(model, tmp_path, metrics=metrics, routing=[LOAD, vars(LOAD)], flops=flops)
+    content = json.loads((folder / "config.json").read_text())
+    assert content["routing"][0] == {**vars(LOAD), "share": [0.5, 0.5, 0.0, 0.0], "dead_experts": [2, 3]}
+    assert content["flops"] == flops
+    card = ModelCard.load(folder / "README.md")
+    assert "| blocks.2.entity_moe.moe | 4 | 0.5 | 0.5 | 0 | 2 | 0 |" in card.text
+    assert "| executed | 1,234,567 |" in card.text
+    assert "dense=True" in card.text
+    assert "| note | a\\|b |" in card.text
+    data = card.data.to_dict()
+    assert data["pipeline_tag"] == "image-classification"
+    assert data["library_name"] == "moezoo"
+    assert data["datasets"] == ["my-digits"]
+    assert {"mixture-of-experts", "moezoo"} <= set(data["tags"])
+    results = data["model-index"][0]["results"]
+    found = {(r["dataset"]["split"], m["type"]): m["value"] for r in results for m in r["metrics"]}
+    assert found == {("test", "accuracy"): 0.875, ("validation", "accuracy"): 0.75}
+    hub.users["hf_token"] = "user"
+    card.validate()
+    HfApi(token="hf_token")._validate_yaml(card.content)
+    assert hub.count("POST", "/api/validate-yaml") == 2
+    hub.put("user/other", {"README.md": model_card(content, repo_id="user/other").encode()})
+    assert "hf-hub:user/other" in ModelCard.load("user/other").text
+
+
+def test_a_model_without_classes_gives_features_and_results_need_a_data_set():
+    content = {"name": "entity_moe/x", "moezoo_version": "1", "config": {"num_classes": 0}, "metrics": {"top1": 0.5}}
+    data = ModelCard(model_card(content)).data
+    assert data.pipeline_tag == "image-feature-extraction"
+    assert data.eval_results is None
+
+
+@pytest.mark.parametrize("routing", [[{"layer": 3}], [{}], [{"layer": "a", "x": float("nan")}], ["a"]])
+def test_routing_and_flops_must_be_plain_json(model, tmp_path, routing):
+    with pytest.raises(ConfigError, match=r"routing\[0\]"):
+        moezoo.save_pretrained(model, tmp_path / "a", routing=routing)
+    with pytest.raises(ConfigError, match="flops"):
+        moezoo.save_pretrained(model, tmp_path / "a", flops=[1])
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_image_processor_of_transformers_prepares_images_as_timm_does(tmp_path, channels):
+    from transformers import AutoImageProcessor
+
+    slim = {"expert_dim": 8, "mlp_ratio": 0.25, "num_experts": 2, "num_classes": 5}
+    model = moezoo.create_model("entity_moe/test_vit2", img_size=32, in_chans=channels, **slim)
+    processor = AutoImageProcessor.from_pretrained(moezoo.save_pretrained(model, tmp_path))
+    values = np.random.default_rng(0).integers(0, 255, (50, 70, channels), dtype=np.uint8)
+    image = Image.fromarray(values.squeeze()).resize((140, 100))
+    got = processor(image, return_tensors="pt")["pixel_values"]
+    config = timm.data.resolve_model_data_config(model)
+    want = timm.data.create_transform(**config)(image)[None]
+    assert got.shape == want.shape == (1, channels, 32, 32)
+    assert (got - want).abs().mean() < 0.02
+    assert torch.isfinite(model.eval()(got)).all()
