@@ -10,6 +10,7 @@ from moezoo.moe.paths.native import build_native
 from moezoo.moe.paths.packs import packed_bytes, repack, set_packing
 from moezoo.moe.record import RoutingRecord, record_routing
 from moezoo.moe.routers import register_router, step_routers
+from moezoo.moe.scope import set_balance_scope
 from moezoo.moe.surgery import LayerSurgery, SurgeryReport, add_experts, merge_experts, prune_experts
 from moezoo.moe.types import Routing
 
@@ -33,6 +34,7 @@ __all__ = [
     "set_aux_mode",
     "repack",
     "set_aux_scale",
+    "set_balance_scope",
     "stack",
     "set_packing",
     "step_routers",

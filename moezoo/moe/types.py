@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.checks import check_int
+from moezoo.moe.ranks import Ranks
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -79,6 +80,8 @@ class Routing:
     slots: Slots | None = None
     """What is computed instead of the assignments, where tokens are mixed; the assignments then tell how much of a
     token's result comes from each expert."""
+    ranks: Ranks | None = None
+    """The processes whose tokens the losses measure together with these; ``None`` for these alone."""
 
     @staticmethod
     def from_logits(
@@ -188,8 +191,8 @@ class Routing:
         return (self.dropped if self.chosen is None else self.dropped & self.chosen).sum()
 
     def detach(self) -> Routing:
-        """The same routing without its autograd graph."""
+        """The same routing without its autograd graph, and of these tokens alone."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         tensors: dict[str, Any] = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
         slots = None if self.slots is None else Slots(*(share.detach() for share in self.slots))
-        return dataclasses.replace(self, **tensors, slots=slots)
+        return dataclasses.replace(self, **tensors, slots=slots, ranks=None)

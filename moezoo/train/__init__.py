@@ -1,7 +1,7 @@
 """Training: recipes, the loop and what it writes. The models train in anyone's loop; ``fit`` is ours."""
 
 from moezoo.train.config import TrainingConfig
-from moezoo.train.device import find_device, is_main_process
+from moezoo.train.device import find_device, is_main_process, leave_processes
 from moezoo.train.loop import fit
 from moezoo.train.output import probe_folder
 from moezoo.train.recipe import Recipe, VizConfig, resolve_recipe
@@ -20,6 +20,7 @@ __all__ = [
     "find_device",
     "fit",
     "is_main_process",
+    "leave_processes",
     "probe_folder",
     "resolve_recipe",
     "seeded",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -9,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from moezoo.errors import ConfigError
 from moezoo.train.config import TrainingConfig
+from moezoo.train.parallel import process_group_settings
 
 
 def find_device(name: str) -> torch.device:
@@ -37,9 +40,20 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError("mixed_precision='fp16' needs a GPU: on the CPU take 'bf16' or 'no'.")
     # accelerate keeps its first settings for the whole process; a second run may have others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=config.mixed_precision)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=config.mixed_precision,
+        kwargs_handlers=[process_group_settings(config)],
+    )
 
 
 def is_main_process() -> bool:
     """Whether this process writes files: always, but under ``torchrun`` only in one of them."""
-    return not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
+    joined = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank() if joined else int(os.environ.get("RANK", 0))) == 0
+
+
+def leave_processes() -> None:
+    """Say farewell to the other processes, where there are some; nothing can be exchanged with them afterwards."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,13 +1,15 @@
-"""AdamW with a warm-up and a cosine."""
+"""AdamW in groups: which parameters decay, and at which rate each part of the model learns."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
+from moezoo.backbones.params import split_parameters
+from moezoo.errors import ConfigError
 from moezoo.train.config import TrainingConfig
 
 
@@ -15,29 +17,46 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     """AdamW over the trainable parameters; weight decay on matrices only.
 
     What timm models list in ``no_weight_decay()`` (position embeddings, class tokens), biases and norms have
-    none. The stacked biases of experts, (E, width), are biases although they have two dimensions.
+    none. Nor have the stacked biases and norms of experts, (E, width), although they have two dimensions.
+
+    Raises:
+        ConfigError: Nothing is trainable.
     """
     exempt = set(listed()) if callable(listed := getattr(model, "no_weight_decay", None)) else set()
-    decay: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    rates, scales = _rates(model, config), _scales(model, config)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            bias = parameter.dim() < 2 or name in exempt or name.rpartition(".")[2].startswith(("b_", "bias"))
-            (plain if bias else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
+            leaf = name.rpartition(".")[2]
+            plain = parameter.dim() < 2 or name in exempt or leaf.startswith(("b_", "bias", "norm"))
+            lr = rates[id(parameter)] * scales.get(id(parameter), 1.0)
+            decay = 0.0 if plain else config.weight_decay
+            # The peak is kept in the group, for the schedule to scale.
+            group = groups.setdefault((plain, lr), {"params": [], "lr": lr, "peak_lr": lr, "weight_decay": decay})
+            group["params"].append(parameter)
+    if not groups:
+        raise ConfigError(
+            "no parameter of the model is trainable: it has neither an MoE nor a head that freeze_backbone would leave "
+            "trainable, or all of them were frozen before."
+        )
+    return torch.optim.AdamW([groups[key] for key in sorted(groups)], lr=config.lr, betas=(0.9, 0.99))
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
-    """Linear warm-up from zero, then a cosine to ``min_lr``; to be stepped after every optimiser step."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    total = config.epochs * steps_per_epoch
-    floor = config.min_lr / config.lr
+def _rates(model: nn.Module, config: TrainingConfig) -> dict[int, float]:
+    """The peak rate of each parameter by its id, without layer-wise decay."""
+    given = {"backbone": config.lr_backbone, "moe": config.lr_moe, "head": config.lr_head}
+    rates = {role: config.lr if lr is None else lr for role, lr in given.items()}
+    return {id(p): rates[role] for role, parameters in split_parameters(model).items() for p in parameters}
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(total - 1 - warmup, 1)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    return LambdaLR(optimizer, factor)
+def _scales(model: nn.Module, config: TrainingConfig) -> dict[int, float]:
+    """timm's factor of each parameter by its id: the head 1, then ``layer_decay`` for each block before it."""
+    if config.layer_decay is None:
+        return {}
+    groups = param_groups_layer_decay(model, layer_decay=config.layer_decay)
+    if all(group["lr_scale"] == 1.0 for group in groups) and config.layer_decay < 1:
+        raise ConfigError(
+            f"layer_decay={config.layer_decay} has no effect: {type(model).__name__} does not say which block a "
+            "parameter belongs to (group_matcher), as timm's models do."
+        )
+    return {id(p): group["lr_scale"] for group in groups for p in group["params"]}

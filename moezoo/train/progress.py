@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -13,14 +14,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from moezoo.eval import LayerLoad
+from moezoo.train.health import collapsed
 from moezoo.train.result import EpochMetrics
 
 
 class Observer(Protocol):
     """What :func:`moezoo.train.fit` tells while it trains."""
 
-    def start(self, epochs: int, steps_per_epoch: int) -> None: ...
-    def step(self, loss: float) -> None: ...
+    def start(self, epochs: int, steps_per_epoch: int, done: int = 0) -> None: ...
+    def step(self, loss: float, routing: Sequence[LayerLoad] = ()) -> None: ...
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None: ...
     def stop(self) -> None: ...
 
@@ -28,8 +31,8 @@ class Observer(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, epochs: int, steps_per_epoch: int) -> None: ...
-    def step(self, loss: float) -> None: ...
+    def start(self, epochs: int, steps_per_epoch: int, done: int = 0) -> None: ...
+    def step(self, loss: float, routing: Sequence[LayerLoad] = ()) -> None: ...
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None: ...
     def stop(self) -> None: ...
 
@@ -48,36 +51,45 @@ class ProgressBar:
         self._bar = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("[bold]{task.description}[/]"),
-            BarColumn(bar_width=14),  # the line fits into 80 columns
+            BarColumn(bar_width=6),  # the line fits into 80 columns
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
         )
 
-    def start(self, epochs: int, steps_per_epoch: int) -> None:
-        self._epochs, self._steps, self._seen = epochs, steps_per_epoch, 0
-        self._accuracy = ""
+    def start(self, epochs: int, steps_per_epoch: int, done: int = 0) -> None:
+        self._epochs, self._steps, self._seen = epochs, steps_per_epoch, done
+        self._accuracy = self._health = ""
         total = epochs * steps_per_epoch
-        self._task = self._bar.add_task(self.title, total=total, state="", visible=self.console.is_terminal)
+        visible = self.console.is_terminal
+        self._task = self._bar.add_task(self.title, total=total, completed=done, state="", visible=visible)
         if self.console.is_terminal:
             self._bar.start()
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: float, routing: Sequence[LayerLoad] = ()) -> None:
         epoch = self._seen // self._steps + 1
         self._seen += 1
+        if routing:
+            self._health = _health(routing)
         self._bar.update(self._task, advance=1, state=self._line(epoch, loss))
 
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None:
-        self._accuracy = f"  val [cyan]{metrics.val_accuracy:6.2%}[/]  best [green]{best.val_accuracy:6.2%}[/]"
+        self._accuracy = f"  val [cyan]{metrics.val_accuracy:5.1%}[/]  best [green]{best.val_accuracy:5.1%}[/]"
         line = self._line(metrics.epoch, metrics.loss)
         self._bar.update(self._task, state=line)
         every = max(self._epochs // 10, 1)
         if not self.console.is_terminal and (metrics.epoch % every == 0 or metrics.epoch == self._epochs):
-            self.console.print(f"{self.title}  {line}")
+            self.console.print(f"{self.title}  {line}", soft_wrap=True)
 
     def _line(self, epoch: int, loss: float) -> str:
-        return f"epoch {epoch:2d}/{self._epochs}  loss {loss:.3f}{self._accuracy}"
+        return f"epoch {epoch:2d}/{self._epochs}  loss {loss:.3f}{self._accuracy}{self._health}"
 
     def stop(self) -> None:
         if self.console.is_terminal:
             self._bar.stop()
+
+
+def _health(routing: Sequence[LayerLoad]) -> str:
+    """How even the load of the worst layer is: 1 is even, 0 one expert for everything."""
+    worst = min(load.load_entropy for load in routing)
+    return f"  load [{'red' if any(map(collapsed, routing)) else 'green'}]{worst:.2f}[/]"

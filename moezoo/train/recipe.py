@@ -1,8 +1,9 @@
-"""A recipe put together: the model's own < ``--config FILE`` < ``--set key=value``. No torch here."""
+"""A recipe put together: the model's own < ``--config FILE`` < ``--set key=value``."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from moezoo.config import (
     to_dict,
     to_yaml,
 )
-from moezoo.errors import ConfigError
+from moezoo.data import resolved_options
+from moezoo.errors import ConfigError, MoeZooWarning
 from moezoo.names import did_you_mean, is_stored_name
 from moezoo.recipes import find_recipe, list_recipes
 from moezoo.registry import model_config, resolve
@@ -56,19 +58,26 @@ class Recipe:
     training: TrainingConfig
     viz: VizConfig
 
-    def to_yaml(self, model: Any = None) -> str:
+    @property
+    def resolved_data(self) -> dict[str, Any]:
+        """The options of the data set with every default filled in, but for what a model says about its images."""
+        return resolved_options(self.dataset, self.data_options)
+
+    def to_yaml(self, model: Any = None, *, pretrained: bool | str = False) -> str:
         """The recipe as a file for ``--config``, with every value that was left at its default.
 
         Args:
             model: The built model's configuration, to be written out in full.
+            pretrained: Whether the run began with pretrained weights, which the command has to say again.
         """
         sections = {
             "model": to_dict(model) if model is not None else dict(self.model),
-            "data": {"name": self.dataset, **self.data_options},
+            "data": {"name": self.dataset, **self.resolved_data},
             "training": to_dict(self.training),
             "viz": to_dict(self.viz),
         }
-        return f"# moezoo train {self.name} --config config.yaml\n{to_yaml(sections)}"
+        command = f"moezoo train {self.name} --config config.yaml{' --pretrained' if pretrained else ''}"
+        return f"# {command}\n{to_yaml(sections)}"
 
 
 def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Sequence[str] = ()) -> Recipe:
@@ -87,6 +96,9 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
     overlays = [_stored_recipe(name) if stored else find_recipe(resolve(name)[0].base) or {}]
     if file is not None:
         overlays.append(read_yaml(file))
+        _check_sections(overlays[-1])
+        if not stored:
+            _warn_of_another_variant(name, overlays[-1].get("model", {}), file)
     keys = field_names(type(model_config(name))) if not stored else {}
     overlays.append(_with_sections(parse_assignments(list(assignments)), keys))
     for overlay in overlays:
@@ -112,13 +124,36 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
 
 
 def _stored_recipe(name: str) -> dict[str, Any]:
-    """Data and viz sections of the run that made a local folder; the model there is configured already."""
-    path = Path(name.removeprefix("local-dir:")) / "config.yaml"
-    if not name.startswith("local-dir:") or not path.is_file():
+    """The recipe of the run that made a local folder, but for the model, which is configured there already."""
+    if not name.startswith("local-dir:"):
+        return {}
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{name!r}: there is no folder {str(folder)!r}")
+    path = folder / "config.yaml"
+    if not path.is_file():
         return {}
     recipe = read_yaml(path)
     _check_sections(recipe)
     return {section: recipe[section] for section in SECTIONS if section in recipe and section != "model"}
+
+
+def _warn_of_another_variant(name: str, given: Mapping[str, Any], file: str | Path) -> None:
+    """A run's ``config.yaml`` is complete: under another variant's name it still gives the model it is of."""
+    own, bare = (to_dict(model_config(n)) for n in (name, resolve(name)[0].base))
+    fields = field_names(type(model_config(name)))
+    undone = [
+        f"{key}={value!r}"
+        for key, value in given.items()
+        if (field := fields.get(key, key)) in own and own[field] != bare[field] and own[field] != value
+    ]
+    if undone:
+        warnings.warn(
+            f"{str(file)!r} goes before the name {name!r} and makes another model of it: {', '.join(undone)}. Leave "
+            "them out of the file to get the variant.",
+            MoeZooWarning,
+            stacklevel=3,
+        )
 
 
 def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> dict[str, Any]:
@@ -135,8 +170,9 @@ def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> d
                 "data.name",
             ]
             same = [option for option in options if option.endswith(f".{key}")]
+            stored = "" if model_keys else f" Of a stored model: --set model.{key}=…"
             hint = f" Did you mean: {', '.join(same)}?" if same else did_you_mean(key, options)
-            raise ConfigError(f"--set {key!r}: no such key.{hint} Sections: {', '.join(SECTIONS)}.")
+            raise ConfigError(f"--set {key!r}: no such key.{hint} Sections: {', '.join(SECTIONS)}.{stored}")
         result = merge(result, {key: value} if inside else {"model": {key: value}})
     return result
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +18,38 @@ class EpochMetrics:
     epoch: int
     """Counted from 1."""
     lr: float
-    """Of the last step."""
+    """Of the last step; the highest of the parameter groups."""
     loss: float
     """Training loss of the task, label smoothing included, auxiliary loss not."""
     aux_loss: float
-    """Auxiliary loss of the MoE layers, as it was added to ``loss``."""
+    """Auxiliary loss of the MoE layers, as it was added to ``loss``; 0 where it is attached to their outputs."""
     grad_norm: float
-    """Mean over steps, before clipping."""
+    """Mean over the steps, weighted by their images, before clipping."""
     val_loss: float
+    """NaN where the model had no finite answer to any image."""
     val_accuracy: float
     seconds: float
     routing: tuple[LayerLoad, ...]
     """Load of the experts over the validation images."""
 
+    @property
+    def key(self) -> tuple[float, float]:
+        """Larger is better. Validation sets are small and accuracies tie; the loss then decides."""
+        return self.val_accuracy, -self.val_loss if math.isfinite(self.val_loss) else -math.inf
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-like data; one line of ``metrics.jsonl``."""
-        return dataclasses.asdict(self)
+        """Plain JSON-like data; one line of ``metrics.jsonl``. A loss that is not finite is ``None``."""
+        values = dataclasses.asdict(self)
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> EpochMetrics:
+        """From what :meth:`to_dict` gave, through JSON too."""
+        loads: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in load.items()} for load in values["routing"]
+        ]
+        numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items() if k != "routing"}
+        return EpochMetrics(**numbers, routing=tuple(LayerLoad(**load) for load in loads))
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class TrainingResult:
     test: Evaluation
     """Measured once, on the weights of ``best_epoch``."""
     seconds: float
-    """Wall time of training and validation."""
+    """Wall time of training and validation, what came before a resume included."""
 
     @property
     def best(self) -> EpochMetrics:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from moezoo.data import Splits, input_options, load_dataset
-from moezoo.errors import ConfigError
+from moezoo.errors import ConfigError, MoeZooError
 from moezoo.factory import create_model
 from moezoo.hub.save import save_pretrained
+from moezoo.measure.flops import flops
 from moezoo.names import is_stored_name
-from moezoo.train.device import is_main_process
-from moezoo.train.loop import fit
-from moezoo.train.output import probe_folder, write_text
+from moezoo.train.checkpoint.ranks import on_main
+from moezoo.train.device import make_accelerator
+from moezoo.train.folder import open_run
+from moezoo.train.loop import train
+from moezoo.train.parallel import lost_processes
 from moezoo.train.progress import Observer
 from moezoo.train.recipe import Recipe
 from moezoo.train.result import TrainingResult
 from moezoo.train.seeding import seeded
+
+FLOPS_IMAGES = 8
+"""Test images over which the executed FLOPs on the card are averaged."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,17 @@ def create_for(
         checkpoint: A ``.safetensors`` file to load at the end.
 
     Raises:
-        ConfigError: The model and the data set do not have the same number of classes.
+        ConfigError: The data set has no labels, or not as many classes as the model.
     """
     with seeded(recipe.training.seed):
         model = create_model(
             recipe.name, pretrained or is_stored_name(recipe.name), checkpoint_path=checkpoint, **recipe.model
         )
-    splits = load_dataset(recipe.dataset, **{**input_options(model), **recipe.data_options})
+    splits = load_dataset(recipe.dataset, **{**input_options(model, recipe.dataset), **recipe.data_options})
+    if not isinstance(splits, Splits):
+        raise ConfigError(
+            f"data set {recipe.dataset!r} has no class labels ({type(splits).__name__}), which this needs"
+        )
     classes = getattr(model, "num_classes", splits.num_classes)
     if classes != splits.num_classes:
         raise ConfigError(
@@ -61,36 +75,76 @@ def create_for(
 
 
 def train_recipe(
-    recipe: Recipe, out: str | Path, *, pretrained: bool | str = False, observer: Observer | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    pretrained: bool | str = False,
+    observer: Observer | None = None,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
 ) -> TrainedRun:
     """Create, train and save a model.
 
-    The folder gets ``config.yaml`` (the recipe in full), ``metrics.jsonl``, ``metrics.json`` and what
+    The folder gets ``config.yaml`` (the recipe in full), what :func:`~moezoo.train.fit` writes and what
     :func:`moezoo.save_pretrained` writes.
 
     Args:
         recipe: From :func:`~moezoo.train.recipe.resolve_recipe`.
         out: The run's folder.
         pretrained: As in :func:`moezoo.create_model`.
-        observer: As in :func:`~moezoo.train.loop.fit`.
+        observer: As in :func:`~moezoo.train.fit`.
+        resume: As in :func:`~moezoo.train.fit`.
+        overwrite: As in :func:`~moezoo.train.fit`.
 
     Raises:
-        OutputError: The folder cannot be written; found before anything is built or trained.
+        OutputError: The folder cannot be written, or holds a run; found before anything is built or trained.
     """
-    folder = probe_folder(out)
-    model, splits = create_for(recipe, pretrained=pretrained)
-    write_text(folder / "config.yaml", recipe.to_yaml(getattr(model, "moezoo_config", None)))
-    result = fit(model, splits, recipe.training, out=folder, observer=observer)
-    model.to("cpu")
-    metrics = {
+    accelerator = make_accelerator(recipe.training)
+    data_options = recipe.resolved_data  # a wrong one is found before anything is built
+    with lost_processes(), open_run(out, resume=resume, overwrite=overwrite) as folder:
+        assert folder is not None
+        model, splits = create_for(recipe, pretrained=pretrained)
+        result = train(
+            model,
+            splits,
+            recipe.training,
+            accelerator,
+            folder=folder,
+            observer=observer,
+            data_options=data_options,
+            recipe=recipe.to_yaml(getattr(model, "moezoo_config", None), pretrained=pretrained),
+        )
+        model.to("cpu")
+        model.label_names = splits.label_names  # type: ignore[assignment]
+        on_main(lambda: _save(model, folder.path, _figures(recipe, splits, result), splits, result))
+    return TrainedRun(recipe, model, splits, result, folder.path)
+
+
+def _save(model: nn.Module, path: Path, figures: dict[str, Any], splits: Splits, result: TrainingResult) -> None:
+    images = torch.stack([splits.test[i][0] for i in range(min(len(splits.test), FLOPS_IMAGES))])  # type: ignore[arg-type]
+    cost = None
+    with contextlib.suppress(MoeZooError):  # a model that cannot be counted (a compiled one) is saved all the same
+        cost = {"executed": round(flops(model, images).executed / len(images))}
+    save_pretrained(
+        model,
+        path,
+        metrics=figures,
+        label_names=splits.label_names,
+        routing=result.test.routing or None,
+        flops=cost,
+    )
+
+
+def _figures(recipe: Recipe, splits: Splits, result: TrainingResult) -> dict[str, Any]:
+    """What the model's card says about the run."""
+    shares = {
+        "test_top1": result.test.classification.top1,
+        "val_top1": result.best.val_accuracy,
+        "test_calibration_error": result.test.classification.calibration_error,
+    }
+    return {
         "dataset": splits.name,
-        "test_top1": round(result.test.classification.top1, 4),
-        "val_top1": round(result.best.val_accuracy, 4),
-        "test_calibration_error": round(result.test.classification.calibration_error, 4),
+        **{name: round(share, 4) for name, share in shares.items() if math.isfinite(share)},
         "epochs": recipe.training.epochs,
         "seed": recipe.training.seed,
     }
-    model.label_names = splits.label_names  # type: ignore[assignment]
-    if is_main_process():
-        save_pretrained(model, folder, metrics=metrics, label_names=splits.label_names)
-    return TrainedRun(recipe, model, splits, result, folder)

@@ -10,16 +10,46 @@ import numpy as np
 import torch
 
 
+def mix(*numbers: int) -> int:
+    """One 64-bit seed out of several numbers; neighbours give seeds that have nothing to do with each other."""
+    value = 0x9E3779B97F4A7C15
+    for number in numbers:  # the finaliser of splitmix64 after each
+        value = (value + number * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        value ^= value >> 31
+    return value
+
+
+def seed_host(seed: int) -> None:
+    """Start python's, numpy's and torch's CPU generator from ``seed``; those of accelerators are left alone."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_all(seed: int) -> None:
+    """As :func:`seed_host`, with those of accelerators."""
+    seed_host(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def restored_host() -> Iterator[None]:
+    """Whatever happens to the three generators of :func:`seed_host` inside is undone."""
+    python, numpy, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's generators start from ``seed``; afterwards they are as they were."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    """Every generator starts from ``seed``; afterwards they are as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with restored_host(), torch.random.fork_rng(devices):
+        seed_all(seed)
+        yield

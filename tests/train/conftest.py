@@ -1,5 +1,6 @@
 import pytest
 import torch
+from nursery import Nursery
 
 from moezoo.data import ImageTensors, Splits
 
@@ -24,3 +25,11 @@ def toy_splits():
         return ImageTensors(images, labels)
 
     return Splits("toy", part(64), part(16), part(16), ("a", "b", "c", "d"), (0.5,), (0.5,))
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """Starts fresh processes in milliseconds."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()

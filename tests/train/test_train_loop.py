@@ -5,44 +5,17 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from train_toys import Toy, config, toy, weights
 
 import moezoo
 from moezoo.data import ImageTensors
 from moezoo.errors import ConfigError, MoeZooWarning, NonFiniteError, OutputError
 from moezoo.eval import evaluate
 from moezoo.eval.routing import LoadCounter
-from moezoo.moe import MoELayer, Routing, RoutingRecord
-from moezoo.train import TrainingConfig, fit, seeded
+from moezoo.moe import Routing, RoutingRecord, set_aux_mode
+from moezoo.train import fit
 from moezoo.train.health import CollapseWatch
 from moezoo.train.result import EpochMetrics
-
-
-class Toy(nn.Module):
-    """Four pixels, an MoE, four classes; dropout, so that the seed matters."""
-
-    def __init__(self, weights=None):
-        super().__init__()
-        self.moe = MoELayer(4, num_experts=4, hidden_dim=16, aux_weights=weights)
-        self.drop = nn.Dropout(0.1)
-        self.head = nn.Linear(4, 4)
-
-    def forward(self, images):
-        x = images.flatten(1)
-        return self.head(self.drop(x + self.moe(x)))
-
-
-def toy(seed=0, **kwargs):
-    with seeded(seed):
-        return Toy(**kwargs)
-
-
-def config(**changes):
-    defaults = {"epochs": 4, "batch_size": 16, "lr": 0.03, "warmup_epochs": 1.0, "label_smoothing": 0.0}
-    return TrainingConfig(**{**defaults, "device": "cpu", **changes})
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_it_learns_and_reports_every_epoch(toy_splits):
@@ -94,7 +67,30 @@ def test_the_auxiliary_loss_trains_the_router(toy_splits):
     assert not torch.equal(weights(free.moe.router), weights(pressed.moe.router))
 
 
+def test_losses_attached_to_the_layers_train_the_same_model(toy_splits):
+    heavy = {"load_balancing": 1.0, "router_z": 0.1}
+    collected, attached = toy(weights=heavy), toy(weights=heavy)
+    set_aux_mode(attached, "attached")
+    settings = config(epochs=2, batch_size=8, grad_accum_steps=2, lr=0.003)
+    first = fit(collected, toy_splits, settings)
+    second = fit(attached, toy_splits, settings)
+    torch.testing.assert_close(weights(collected), weights(attached), rtol=1e-3, atol=1e-4)
+    assert first.history[1].aux_loss > 0.5
+    assert second.history[1].aux_loss == 0
+
+
 OTHER = {
+    "grad_accum_steps": 2,
+    "lr_backbone": 0.001,
+    "lr_moe": 0.001,
+    "lr_head": 0.001,
+    "layer_decay": 0.5,
+    "mixup": 0.5,
+    "cutmix": 0.5,
+    "ema_decay": 0.9,
+    "freeze_backbone": True,
+    "seed": 1,
+    "epochs": 3,
     "weight_decay": 0.5,
     "label_smoothing": 0.2,
     "grad_clip": 0.01,
@@ -116,7 +112,7 @@ def plainly_trained(toy_splits):
 @pytest.mark.parametrize("field", OTHER)
 def test_every_option_changes_the_training(toy_splits, plainly_trained, field):
     model = toy()
-    fit(model, toy_splits, config(epochs=2, **{field: OTHER[field]}))
+    fit(model, toy_splits, config(**{"epochs": 2, field: OTHER[field]}))
     assert not torch.equal(weights(model), plainly_trained)
 
 
@@ -167,7 +163,7 @@ def test_a_non_finite_loss_is_refused_before_the_optimiser_sees_it(toy_splits):
     twin = toy()
     fit(twin, toy_splits, config(epochs=1, batch_size=32, grad_clip=None))  # two steps; not compared, only runs
     poisoned = Poisoned(toy(), since=6)
-    with pytest.raises(NonFiniteError, match="epoch 2, step 2 of 4: the loss is nan"):
+    with pytest.raises(NonFiniteError, match=r"epoch 2, step 2 of 4: the loss is nan.*image \d+, image \d+"):
         fit(poisoned, toy_splits, config())
     assert torch.isfinite(weights(poisoned)).all()
 
@@ -197,7 +193,12 @@ def test_metrics_are_on_disk_one_line_per_epoch(toy_splits, tmp_path):
     assert {"load_entropy", "dead_experts", "max_share"} <= set(rows[0]["routing"][0])
     summary = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert summary["test"]["classification"]["top1"] == result.test.classification.top1
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["metrics.json", "metrics.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "metrics.json",
+        "metrics.jsonl",
+        "steps.jsonl",
+    ]
 
 
 def test_a_bad_output_folder_is_found_before_training(toy_splits, tmp_path):

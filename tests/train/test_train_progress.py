@@ -2,6 +2,7 @@ import io
 
 from rich.console import Console
 
+from moezoo.eval.routing import layer_load
 from moezoo.train import EpochMetrics
 from moezoo.train.progress import ProgressBar
 
@@ -22,7 +23,7 @@ def test_a_log_file_gets_ten_lines_over_the_run():
     run(Console(file=file, width=80))
     lines = file.getvalue().splitlines()
     assert len(lines) == 10
-    assert " ".join(lines[0].split()) == "MoE epoch 2/20 loss 0.250 val 2.00% best 2.00%"
+    assert " ".join(lines[0].split()) == "MoE epoch 2/20 loss 0.250 val 2.0% best 2.0%"
     assert "20/20" in lines[-1]
 
 
@@ -31,4 +32,17 @@ def test_a_terminal_gets_one_bar_that_fits_into_80_columns():
     run(Console(file=file, width=80, force_terminal=True, color_system=None))
     last = next(line for line in reversed(file.getvalue().splitlines()) if "MoE" in line)
     assert "✓ MoE" in last
-    assert "epoch 20/20  loss 0.250  val 20.00%  best 20.00%" in last
+    assert "epoch 20/20  loss 0.250  val 20.0%  best 20.0%" in last
+
+
+def test_the_line_says_how_even_the_worst_layer_is_and_begins_where_a_resumed_run_does():
+    file = io.StringIO()
+    bar = ProgressBar("MoE", Console(file=file, width=80, force_terminal=True, color_system=None))
+    bar.start(20, 3, done=30)
+    bar.step(0.5, [layer_load("a", 8, [2, 2, 2, 2], 0), layer_load("b", 8, [8, 0, 0, 0], 0)])
+    metrics = EpochMetrics(11, 1e-3, 0.25, 0.0, 1.0, 0.5, 0.989, 1.0, ())
+    bar.epoch(metrics, metrics)
+    bar.stop()
+    last = next(line for line in reversed(file.getvalue().splitlines()) if "MoE" in line)
+    assert "epoch 11/20  loss 0.250  val 98.9%  best 98.9%  load 0.00" in last
+    assert len(last.replace("\x1b[2K", "")) <= 80

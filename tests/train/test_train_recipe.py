@@ -1,9 +1,10 @@
 import dataclasses
+import warnings
 
 import pytest
 import yaml
 
-from moezoo.errors import ConfigError, UnknownModelError
+from moezoo.errors import ConfigError, MoeZooWarning, UnknownModelError
 from moezoo.recipes import find_recipe, list_recipes
 from moezoo.registry import is_model, model_config
 from moezoo.train import TrainingConfig, VizConfig, resolve_recipe
@@ -75,6 +76,9 @@ def test_the_resolved_recipe_written_out_resolves_to_itself(tmp_path):
     written = yaml.safe_load(file.read_text())
     assert set(written["training"]) == {f.name for f in dataclasses.fields(TrainingConfig)}
     assert set(written["viz"]) == {f.name for f in dataclasses.fields(VizConfig)}
+    assert written["data"] == {
+        "name": "digits", "augment": True, "degrees": 12.0, "shift": 0.1, "zoom": 0.1, "split_seed": 0
+    }  # fmt: skip
     again = resolve_recipe("entity_moe/digits", file=file)
     assert again.training == recipe.training
     assert model_config(again.name, **again.model) == config
@@ -84,9 +88,29 @@ def test_a_stored_run_brings_its_data_section(tmp_path):
     recipe = resolve_recipe("entity_moe/digits", assignments=["data.split_seed=3"])
     (tmp_path / "config.yaml").write_text(recipe.to_yaml())
     stored = resolve_recipe(f"local-dir:{tmp_path}", assignments=["viz.images=4"])
-    assert (stored.dataset, stored.data_options, stored.viz.images) == ("digits", recipe.data_options, 4)
-    assert recipe.data_options["split_seed"] == 3
+    assert (stored.dataset, stored.data_options["split_seed"], stored.viz.images) == ("digits", 3, 4)
     assert stored.model == {}
+
+
+def test_a_stored_model_that_is_not_there_and_its_keys_are_explained(tmp_path):
+    with pytest.raises(ConfigError, match="there is no folder"):
+        resolve_recipe(f"local-dir:{tmp_path / 'absent'}")
+    (tmp_path / "config.yaml").write_text(resolve_recipe("entity_moe/digits").to_yaml())
+    with pytest.raises(ConfigError, match=r"--set model\.num_classes="):
+        resolve_recipe(f"local-dir:{tmp_path}", assignments=["num_classes=3"])
+
+
+def test_a_complete_file_of_another_variant_is_not_taken_without_a_word(tmp_path):
+    file = tmp_path / "config.yaml"
+    for name, other in (("entity_moe/digits", "entity_moe/digits.dense"), ("entity_moe/digits.dense",) * 2):
+        file.write_text(resolve_recipe(name).to_yaml(model_config(name), pretrained=True))
+        assert file.read_text().startswith(f"# moezoo train {name} --config config.yaml --pretrained\n")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            resolve_recipe(other, file=file)
+        assert [("dense=False" in str(w.message), w.category) for w in said] == (
+            [(True, MoeZooWarning)] if name != other else []
+        )
 
 
 def test_every_recipe_of_the_package_belongs_to_a_model_and_is_valid():

@@ -20,6 +20,9 @@ class Experts(nn.Module, ABC):
     """The paths (:data:`moezoo.moe.paths.RUN`) it can be computed by, the usual one first."""
     gated = False
     """Whether they are gated MLPs, as the shared experts beside them then are too."""
+    stacked = False
+    """Whether every parameter of its own, as against its children's, has the experts on its first axis, and a forward
+    uses nothing else of them than ``plan`` says: such experts can be spread over processes."""
     whole_maps = False
     """Whether an expert needs all tokens of a map: the layer then refuses routers that could split one."""
 

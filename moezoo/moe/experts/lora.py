@@ -32,6 +32,7 @@ class LoRAExperts(Experts):
     """
 
     paths = PATHS
+    stacked = True
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class ResidualMLP(Experts):
     """
 
     paths = PATHS
+    stacked = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class StackedMLP(Experts):
     """
 
     gated = False
+    stacked = True
     paths = tuple(RUN)
 
     def __init__(self, dim: int, hidden_dim: int, num_experts: int, *, activation: str = "gelu", dropout: float = 0.0):

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from moezoo.moe.checks import check_probability
-from moezoo.moe.losses.shares import assigned_share, mean_probs, squared_variation
+from moezoo.moe.losses.shares import (
+    assigned_share,
+    has_tokens,
+    mean_probs,
+    squared_variation,
+    token_mean,
+    token_sum,
+)
 from moezoo.moe.types import Routing
 
 
@@ -20,7 +27,7 @@ def load_balancing_loss(routing: Routing, normalize_by_k: bool = True) -> Tensor
         normalize_by_k: ``f`` sums to one (DeepSpeed, MegaBlocks, Tutel); otherwise to the assignments per token, which
             is K (transformers, flaxformer).
     """
-    f_E = assigned_share(routing) if normalize_by_k else routing.counts(dropped=True) / max(routing.num_tokens, 1)
+    f_E = assigned_share(routing) if normalize_by_k else token_mean(routing.counts(dropped=True), routing)
     return routing.num_experts * (f_E * mean_probs(routing)).sum()
 
 
@@ -29,7 +36,7 @@ def importance_loss(routing: Routing) -> Tensor:
 
     ``(std(I) / mean(I))^2`` with ``I_i = sum_t softmax(clean_logits)_ti`` and the population standard deviation.
     """
-    return squared_variation(routing.clean_logits.softmax(-1).sum(0))
+    return squared_variation(token_sum(routing.clean_logits.softmax(-1).sum(0), routing))
 
 
 def load_variance_loss(routing: Routing, target: float | None = None) -> Tensor:
@@ -45,4 +52,4 @@ def load_variance_loss(routing: Routing, target: float | None = None) -> Tensor:
     """
     target = 1 / routing.num_experts if target is None else check_probability("target", target)
     # Without tokens there is nothing to miss a target with.
-    return (mean_probs(routing) - target * min(routing.num_tokens, 1)).square().mean()
+    return (mean_probs(routing) - target * has_tokens(routing)).square().mean()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_choice, check_positive
-from moezoo.moe.losses.shares import mean_probs
+from moezoo.moe.losses.shares import has_tokens, mean_probs, token_mean
 from moezoo.moe.types import Routing
 
 GRADIENTS = ("weights", "probs")
@@ -38,15 +38,15 @@ def compute_budget_loss(
     cost_E = torch.tensor(_checked(costs, routing.num_experts), dtype=routing.probs.dtype, device=routing.probs.device)
     if check_choice("gradient", gradient, GRADIENTS) == "weights":
         slope_E = torch.zeros_like(cost_E).scatter_add(0, routing.expert_index, routing.weight.to(cost_E.dtype))
-        slope_E = slope_E / max(routing.num_tokens, 1)
+        slope_E = token_mean(slope_E, routing)
     else:
         slope_E = mean_probs(routing)
-    used_E = routing.counts(dropped=True) / max(routing.num_tokens, 1)
+    used_E = token_mean(routing.counts(dropped=True), routing)
     spent = ((used_E + (slope_E - slope_E.detach())) * cost_E).sum()
     if target is None:
         return spent
     # Without tokens nothing was to be spent.
-    return (spent - check_positive("target", target, zero=True) * min(routing.num_tokens, 1)).square()
+    return (spent - check_positive("target", target, zero=True) * has_tokens(routing)).square()
 
 
 def _checked(costs: Sequence[float] | None, num_experts: int) -> list[float]:

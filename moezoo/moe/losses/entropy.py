@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from moezoo.moe.checks import check_positive
-from moezoo.moe.losses.shares import entropy, mean_probs
+from moezoo.moe.losses.shares import entropy, has_tokens, mean_probs, token_mean
 from moezoo.moe.types import Routing
 
 
 def local_entropy_loss(routing: Routing) -> Tensor:
     """Mean over tokens of ``H(p_t)``: small when each token is sure where to go. From 0 to log E."""
-    return entropy(routing.probs).sum() / max(routing.num_tokens, 1)
+    return token_mean(entropy(routing.probs).sum(), routing)
 
 
 def global_entropy_loss(routing: Routing, threshold: float | None = None) -> Tensor:
@@ -29,4 +29,4 @@ def global_entropy_loss(routing: Routing, threshold: float | None = None) -> Ten
     if threshold is None:
         return negative
     # Without tokens there is no entropy to ask for.
-    return (check_positive("threshold", threshold, zero=True) * min(routing.num_tokens, 1) + negative).clamp_min(0)
+    return (check_positive("threshold", threshold, zero=True) * has_tokens(routing) + negative).clamp_min(0)

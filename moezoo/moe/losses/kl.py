@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from moezoo.moe.checks import check_choice
-from moezoo.moe.losses.shares import assigned_share, entropy, mean_probs
+from moezoo.moe.losses.shares import assigned_share, entropy, mean_probs, token_sum
 from moezoo.moe.types import Routing
 
 KINDS = ("soft", "hard")
@@ -28,7 +28,7 @@ def kl_balance_loss(routing: Routing, kind: str = "soft") -> Tensor:
     if check_choice("kind", kind, KINDS) == "soft":
         return _kl(mean_probs(routing), routing)
     share_E, probs_E = assigned_share(routing), mean_probs(routing)
-    half = 0.5 / routing.counts(dropped=True).sum().clamp_min(1)
+    half = 0.5 / token_sum(routing.counts(dropped=True).sum(), routing).clamp_min(1)
     slope_E = share_E.clamp_min(half).log() + 1
     return _kl(share_E, routing) + (slope_E * (probs_E - probs_E.detach())).sum()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.checks import check_positive
-from moezoo.moe.losses.shares import squared_variation
+from moezoo.moe.losses.shares import squared_variation, token_mean
 from moezoo.moe.types import Routing
 
 
@@ -34,4 +34,4 @@ def load_loss(routing: Routing, noise_std: float | None = None) -> Tensor:
     threshold_T = routing.logits.new_full((routing.num_tokens,), torch.inf)
     threshold_T = threshold_T.scatter_reduce(0, routing.token_index, chosen_N, "amin")
     wins_TE = torch.special.ndtr((routing.clean_logits - threshold_T[:, None]) / std)
-    return squared_variation(wins_TE.sum(0) / max(routing.num_tokens, 1))
+    return squared_variation(token_mean(wins_TE.sum(0), routing))

@@ -1,6 +1,7 @@
-"""What the losses measure: each expert's share of the probability and of the assignments, and the entropy of shares.
+"""What the losses measure: means over tokens, each expert's share of the assignments, and the entropy of shares.
 
-No tokens give shares of zero, so that every loss built on them is finite and zero then.
+They are taken over the tokens of all processes where ``routing.ranks`` says so, here and nowhere else: a loss sums over
+its own tokens and leaves the rest to these. No tokens give shares of zero, so that every loss is finite and zero then.
 """
 
 from __future__ import annotations
@@ -8,17 +9,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moezoo.moe import ranks
 from moezoo.moe.types import Routing
+
+
+def token_mean(total: Tensor, routing: Routing) -> Tensor:
+    """A sum over the tokens, divided by their number."""
+    return ranks.token_mean(total, routing.num_tokens, routing.ranks)
+
+
+def token_sum(total: Tensor, routing: Routing) -> Tensor:
+    """A sum over the tokens."""
+    return total if routing.ranks is None else routing.ranks.sum(total)
+
+
+def has_tokens(routing: Routing) -> int | Tensor:
+    """1 where there are tokens, else 0."""
+    if routing.ranks is None:
+        return min(routing.num_tokens, 1)
+    return routing.ranks.sum(routing.probs.new_full((), routing.num_tokens)).clamp_max(1)
 
 
 def mean_probs(routing: Routing) -> Tensor:
     """(E,) mean probability of each expert over the tokens; carries the gradient."""
-    return routing.probs.sum(0) / max(routing.num_tokens, 1)
+    return token_mean(routing.probs.sum(0), routing)
 
 
 def assigned_share(routing: Routing) -> Tensor:
     """(E,) share of the assignments that chose each expert, dropped ones included; carries no gradient."""
-    counts_E = routing.counts(dropped=True)
+    counts_E = token_sum(routing.counts(dropped=True), routing)
     return counts_E / counts_E.sum().clamp_min(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from moezoo.moe.checks import check_choice
-from moezoo.moe.losses.shares import mean_probs
+from moezoo.moe.losses.shares import mean_probs, token_mean
 from moezoo.moe.types import Routing
 
 KINDS = ("logsumexp", "prob_sq")
@@ -13,7 +13,7 @@ KINDS = ("logsumexp", "prob_sq")
 
 def router_z_loss(routing: Routing) -> Tensor:
     """Mean over tokens of ``logsumexp(logits)^2`` (Zoph et al. 2022, "ST-MoE", eq. 5), on the logits before noise."""
-    return routing.clean_logits.logsumexp(-1).square().sum() / max(routing.num_tokens, 1)
+    return token_mean(routing.clean_logits.logsumexp(-1).square().sum(), routing)
 
 
 def prob_sq_loss(routing: Routing) -> Tensor:

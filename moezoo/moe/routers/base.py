@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from moezoo.errors import ConfigError, NonFiniteError
 from moezoo.moe.checks import check_choice, check_int, check_positive
 from moezoo.moe.dispatch.capacity import CAPACITY_RULES, apply_capacity
+from moezoo.moe.ranks import Ranks
 from moezoo.moe.types import Routing, has_values
 
 
@@ -39,8 +40,15 @@ class Router(nn.Module, ABC):
     priority = "choice"
     """Whom a full expert serves first: see :func:`~moezoo.moe.dispatch.capacity.apply_capacity`."""
 
+    refuses_nonfinite = True
+    """Whether a training forward raises on logits that are not finite. A loop that looks at every loss and gradient
+    itself sets it to False on the router: looking here waits for the device, and would leave other processes alone."""
+
     mixes_tokens = False
     """Whether experts compute mixtures of tokens (:attr:`Routing.slots`), not the tokens themselves."""
+
+    ranks: Ranks | None = None
+    """The processes whose tokens the losses measure together: see :func:`moezoo.moe.set_balance_scope`."""
 
     expert_axes: ClassVar[Mapping[str, int] | None] = None
     """The parameters and buffers with a slice per expert, and on which axis, so that experts can be removed, merged and
@@ -104,12 +112,15 @@ class Router(nn.Module, ABC):
         with nullcontext() if x_TD.is_meta else torch.autocast(x_TD.device.type, enabled=False):
             x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
             routing = self.route_samples(x_TD, samples, token_type)
-            if self.training and not torch.compiler.is_compiling() and not _all_finite(routing.logits):
+            if self._checks() and not _all_finite(routing.logits):
                 raise NonFiniteError(
                     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "
                     "(check the batch and the learning rate). Nothing was changed by this step."
                 )
-            return self.limit(dataclasses.replace(routing, samples=samples, token_type=token_type))
+            return self.limit(dataclasses.replace(routing, samples=samples, token_type=token_type, ranks=self.ranks))
+
+    def _checks(self) -> bool:
+        return self.training and self.refuses_nonfinite and not torch.compiler.is_compiling()
 
     @property
     def expert_groups(self) -> int:

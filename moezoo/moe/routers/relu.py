@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.checks import check_positive
+from moezoo.moe.ranks import token_mean
 from moezoo.moe.routers.adaptive import AdaptiveRouter
 from moezoo.moe.routers.base import linear_weight, shares
 from moezoo.moe.types import Routing
@@ -58,8 +59,8 @@ class ReLURouter(AdaptiveRouter):
         routing = Routing.from_mask(gate_TE > 0, shares(gate_TE) if self.normalize else gate_TE, logits_TE)
         if not self.training:
             return routing
-        load_E = routing.counts(dropped=True) / (max(routing.num_tokens, 1) * self.top_k)
-        mean_E = gate_TE.sum(0) / max(routing.num_tokens, 1)
+        load_E = token_mean(routing.counts(dropped=True), routing.num_tokens, self.ranks) / self.top_k
+        mean_E = token_mean(gate_TE.sum(0), routing.num_tokens, self.ranks)
         return dataclasses.replace(routing, penalty=self.coefficient * self.num_experts * (mean_E * load_E).sum())
 
     def adapt(self, counts_E: Tensor, num_tokens: Tensor) -> None:
