@@ -92,6 +92,7 @@ def _from_registry(
         config = unless_given(config, stored.config, overrides)
         model = load_stored(stored, config, build)
         _sign(model, canonical, config, source, _labels(stored, config))
+        _prepare_alike(model, config, stored)
         return model
     model = build(config)
     _sign(model, canonical, config, "fresh", None)
@@ -146,9 +147,10 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
         model = build(config)
         _sign(model, stored.name, config, "fresh", _labels(stored, config))
-        return model
-    model = load_stored(stored, config, build)
-    _sign(model, stored.name, config, name, _labels(stored, config))
+    else:
+        model = load_stored(stored, config, build)
+        _sign(model, stored.name, config, name, _labels(stored, config))
+    _prepare_alike(model, config, stored)
     return model
 
 
@@ -156,6 +158,21 @@ def _labels(stored: StoredModel, config: Any) -> Any:
     """The stored names of the classes, unless the model has other classes."""
     classes = [getattr(each, "num_classes", None) for each in (stored.config, config)]
     return stored.label_names if classes[0] == classes[1] else None
+
+
+def _prepare_alike(model: nn.Module, config: Any, stored: StoredModel) -> None:
+    """Let images be prepared as they were for the stored model, as far as size and channels are the same."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, dict):
+        return
+    data = dict(stored.data)
+    size = data.pop("input_size", None)
+    if size is not None and getattr(config, "in_chans", None) == getattr(stored.config, "in_chans", None):
+        if getattr(config, "img_size", None) == getattr(stored.config, "img_size", None):
+            data["input_size"] = size
+    else:  # one value per channel
+        data = {key: value for key, value in data.items() if key not in ("mean", "std")}
+    model.pretrained_cfg = model.default_cfg = {**cfg, **data}  # type: ignore[assignment]
 
 
 def _features(model: nn.Module, out_indices: Any) -> nn.Module:

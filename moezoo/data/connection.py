@@ -29,10 +29,13 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        (parts.hostname or "").encode("idna")
     except ValueError:
         sound = False
     if not sound:
         raise ConfigError("url is not allowed: it must begin with http:// or https:// and name a host")
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise ConfigError("url is not allowed: spaces and letters beyond ASCII must be written as %20, %C3%A4 …")
 
 
 def shown(url: str) -> str:

@@ -47,7 +47,7 @@ def load_digits_splits(
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    _check(input_size, mean, std, degrees=degrees, shift=shift, zoom=zoom)
+    _check(input_size, mean, std, split_seed, degrees=degrees, shift=shift, zoom=zoom)
     raw = load_digits()
     pixels = torch.from_numpy(raw.images.astype(np.float32) / 16).unsqueeze(1)
     labels = torch.from_numpy(raw.target.astype(np.int64))
@@ -107,7 +107,7 @@ def _jitter(degrees: float, shift: float, zoom: float) -> Callable[[Tensor], Ten
     )
 
 
-def _check(input_size, mean, std, **amounts: float) -> None:
+def _check(input_size, mean, std, split_seed, **amounts: float) -> None:
     if len(input_size) != 3 or input_size[0] not in (1, 3) or min(input_size) < 1:
         raise ConfigError(f"input_size={input_size!r} is not allowed for digits: it must be (1 or 3, height, width).")
     for name, values in (("mean", mean), ("std", std)):
@@ -115,6 +115,8 @@ def _check(input_size, mean, std, **amounts: float) -> None:
             raise ConfigError(f"{name}={values!r} is not allowed: it must have 1 or {input_size[0]} values.")
     if min(std) <= 0:
         raise ConfigError(f"std={std!r} is not allowed: it must be above 0.")
+    if not 0 <= split_seed < 2**32:
+        raise ConfigError(f"split_seed={split_seed!r} is not allowed: it must be from 0 to 2**32 - 1.")
     for name, value in amounts.items():
         limit = 180 if name == "degrees" else 0.9
         if not 0 <= value <= limit:

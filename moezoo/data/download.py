@@ -62,12 +62,15 @@ def download(
     check_url(url)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"sha256={sha256!r} is not allowed: it must be 64 hexadecimal digits")
-    if target.exists():
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        there = target.exists()
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder, where a file is to be written")
+    if there:
         _check_hash(target, sha256, "is there already, but")
         return target
     part = target.with_name(f"{target.name}.part")
-    with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     tries = 0
     while True:
         before = _size(part)
@@ -79,9 +82,8 @@ def download(
                 _forget(part)
             tries = 1 if _size(part) > before else tries + 1
             if tries >= ATTEMPTS:
-                raise DataError(
-                    f"{shown(url)}: {error}. {_size(part):,} bytes are in {part}; the same command goes on from there."
-                ) from None
+                here = f"{_size(part):,} bytes are in {part}; the same command goes on from there."
+                raise DataError(f"{shown(url)}: {error}. {here if _size(part) else 'Nothing has come.'}") from None
             logger.info("%s: %s; trying again", shown(url), error)
             time.sleep(wait * 2 ** (tries - 1))
     try:

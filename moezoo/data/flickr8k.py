@@ -21,7 +21,7 @@ from moezoo.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset", "Images", "images")
+IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")
 """The first name is misspelt in the original archive."""
 TOKEN_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
 CSV_FILES = ("captions.txt", "captions.csv")

@@ -81,4 +81,4 @@ def _by_torchvision(name: str, folder: Path) -> list[Path]:
 
 def _file_name(url: str) -> str:
     name = Path(unquote(urlsplit(url).path)).name
-    return name if name not in ("", ".", "..") else "download"
+    return name if name.isprintable() and name not in ("", ".", "..") else "download"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from moezoo.data.arrays import check_labels
 from moezoo.data.dividing import Samples, complete
+from moezoo.data.hub_columns import class_names, class_numbers, find_columns
 from moezoo.data.images import decode_image, read_image
 from moezoo.data.items import LabelledImages
 from moezoo.data.options import AUGMENTATION, HELD_OUT, IMAGE_INPUT, Augmentation, HeldOut, ImageInput
@@ -19,8 +19,8 @@ from moezoo.data.transforms import Prepare
 from moezoo.errors import ConfigError, DataError, MissingPackageError, UnreadableImage
 from moezoo.names import did_you_mean
 
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
-"""Looked for, in this order, if no single column is of the type for class labels."""
+USUAL_SPLITS = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+"""What parts that are not named are called."""
 
 
 def load_hf(
@@ -46,8 +46,10 @@ def load_hf(
         image_column: By default the only column of images.
         label_column: By default the only column of class labels, or one named label, labels, fine_label, …
         train_split: Name of the training part.
-        val_split: Name of the validation part; by default validation, val, valid or dev, if there is one.
-        test_split: Name of the test part; by default test, if there is one.
+        val_split: Name of the validation part; by default validation, val, valid or dev, if there is such a part and it
+            is not named as another.
+        test_split: Name of the test part; by default test, in the same way. Where its labels are not published, name
+            the validation part here: another is drawn for validation.
         held_out: How missing parts are drawn, class by class.
         input: What the model takes.
         augmentation: For training images.
@@ -55,30 +57,23 @@ def load_hf(
     Raises:
         MissingPackageError: ``datasets`` is not installed.
         DataError: There is no such data set, or it cannot be reached, or its labels are out of range.
-        ConfigError: A column or part does not exist, or must be named.
+        ConfigError: A column or part does not exist, must be named, or one part is named twice.
     """
     tables = _open(path, config_name, revision)
-    names = {
-        "train": _split(tables, "train_split", train_split, ()),
-        "val": _split(tables, "val_split", val_split, ("validation", "val", "valid", "dev")),
-        "test": _split(tables, "test_split", test_split, ("test",)),
-    }
-    if names["train"] is None:
-        raise ConfigError(f"train_split={train_split!r} is not in {path!r}; it has: {', '.join(tables)}.")
-    chosen = {part: tables[name] for part, name in names.items() if name is not None}
-    images, labels = _columns(chosen["train"], image_column, label_column)
-    label_names, numbers = _label_names(chosen, labels)
-    parts = complete(
-        {
-            part: Samples([(names[part], row) for row in range(len(table))], _labels(table, labels, numbers))
-            for part, table in chosen.items()
-        },
-        held_out,
-        path,
-    )
-    for part, samples in parts.items():
-        check_labels(samples.labels, classes=len(label_names), where=f"{path}, {part} part, column {labels!r}")
-    reader = _RowReader(path, {str(names[part]): _undecoded(table, images) for part, table in chosen.items()}, images)
+    names = _splits(tables, train=train_split, val=val_split, test=test_split)
+    images, labels = find_columns(tables[names["train"]], image_column, label_column)
+    label_names, numbers = class_names(tables[names["train"]], labels)
+    found = {}
+    for part, name in names.items():
+        for column in (images, labels):
+            if column not in (columns := tables[name].features):
+                raise DataError(f"{path}: part {name!r} has no column {column!r}; it has: {', '.join(columns)}")
+        where = f"{path}, part {name!r}, column {labels!r}"
+        values = class_numbers(tables[name], labels, label_names, numbers, where)
+        check_labels(values, classes=len(label_names), where=where)
+        found[part] = Samples([(name, row) for row in range(len(values))], values)
+    parts = complete(found, held_out, path)
+    reader = _RowReader(path, {name: _undecoded(tables[name], images) for name in names.values()}, images)
     data = {
         part: LabelledImages(
             samples.items,
@@ -134,63 +129,24 @@ def _open(path: str, config_name: str | None, revision: str | None) -> dict[str,
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
-def _split(tables: dict[str, Any], option: str, given: str | None, usual: tuple[str, ...]) -> str | None:
-    if given is None:
-        return next((name for name in usual if name in tables), None)
-    if given not in tables:
-        raise ConfigError(
-            f"{option}={given!r} is not in the data set.{did_you_mean(given, tables)} It has: {', '.join(tables)}."
-        )
-    return given
-
-
-def _columns(table: Any, image: str | None, label: str | None) -> tuple[str, str]:
-    """The two columns, given or found."""
-    import datasets
-
-    features = table.features
-    for option, given in (("image_column", image), ("label_column", label)):
-        if given is not None and given not in features:
-            raise ConfigError(
-                f"{option}={given!r} is not in the data set.{did_you_mean(given, features)} "
-                f"It has: {', '.join(features)}."
-            )
-    if image is None:
-        image = _only("image_column", [n for n, f in features.items() if isinstance(f, datasets.Image)], features)
-    elif not isinstance(features[image], datasets.Image):
-        raise ConfigError(f"image_column={image!r} holds no images but {features[image]}.")
-    if label is None:
-        classes = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
-        usual = [n for n in LABEL_COLUMNS if n in features][:1]
-        label = _only("label_column", classes or usual, features)
-    return image, label
-
-
-def _only(option: str, found: list[str], features: Any) -> str:
-    if len(found) != 1:
-        which = f"could be any of {', '.join(found)}" if found else "is not clear"
-        raise ConfigError(f"{option} must be given: it {which}. The data set has: {', '.join(features)}.")
-    return found[0]
-
-
-def _label_names(tables: dict[str, Any], column: str) -> tuple[tuple[str, ...], dict[Any, int] | None]:
-    """The classes, and the number of each value where the column has values instead of numbers."""
-    import datasets
-
-    feature = tables["train"].features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names), None
-    values = sorted(set(tables["train"][column]), key=lambda v: (isinstance(v, str), v))
-    if not values or not all(isinstance(v, str | int) for v in values):
-        raise ConfigError(f"label_column={column!r} must hold class labels, ints or strings, not {feature}.")
-    return tuple(map(str, values)), {value: i for i, value in enumerate(values)}
-
-
-def _labels(table: Any, column: str, numbers: dict[Any, int] | None) -> np.ndarray:
-    values = list(table[column])
-    if numbers is not None:
-        values = [numbers.get(value, -1) for value in values]
-    return np.array([-1 if value is None else value for value in values], dtype=np.int64)
+def _splits(tables: dict[str, Any], **given: str | None) -> dict[str, str]:
+    """The name of each part that is given or found; no table is two parts."""
+    names: dict[str, str] = {}
+    for part, name in given.items():
+        if name is None:
+            continue
+        option = f"{part}_split={name!r}"
+        if name not in tables:
+            near = did_you_mean(name, tables)
+            raise ConfigError(f"{option} is not in the data set.{near} It has: {', '.join(tables)}.")
+        if name in names.values():
+            raise ConfigError(f"{option} is not allowed: that is another part already.")
+        names[part] = name
+    for part, usual in USUAL_SPLITS.items():
+        free = [name for name in usual if name in tables and name not in names.values()]
+        if part not in names and free:
+            names[part] = free[0]
+    return names
 
 
 def _undecoded(table: Any, column: str) -> Any:

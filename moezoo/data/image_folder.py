@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from moezoo.errors import DataError
 logger = logging.getLogger(__name__)
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""What their folders are called, in small letters or capitals."""
 
 
 def load_image_folder(
@@ -43,21 +46,7 @@ def load_image_folder(
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"image_folder: root={str(folder)!r} is not a folder; {_layouts(folder)}")
-    found = {part: path for part, names in PARTS.items() for path in _first(folder, names)}
-    if "train" in found and _classes(found["train"]) and not _images_in(found["train"]):
-        names = _classes(found["train"])
-        parts = {part: _samples(path, names) for part, path in found.items()}
-    elif found and set(_classes(folder)) <= {path.name for path in found.values()}:
-        raise DataError(
-            f"image_folder: found {', '.join(str(p) for p in found.values())}, but no class folders in a train folder; "
-            + _layouts(folder)
-        )
-    else:
-        names = _classes(folder)
-        if not names:
-            what = "images, but no class folders" if _images_in(folder) else "no class folders"
-            raise DataError(f"image_folder: {folder} holds {what}; {_layouts(folder)}")
-        parts = {"train": _samples(folder, names)}
+    names, parts = _laid_out(folder)
     parts = complete(parts, held_out, str(folder))
     data = {
         part: LabelledImages(
@@ -72,6 +61,30 @@ def load_image_folder(
     return Splits(name, **data, label_names=tuple(names), mean=input.channel_mean, std=input.channel_std)
 
 
+def _laid_out(folder: Path) -> tuple[list[str], dict[str, Samples]]:
+    """The classes, and those of the three parts that there are; ``train`` alone where nothing is divided."""
+    here = {name.lower(): folder / name for name in _classes(folder)}
+    found = {part: [here[name] for name in names if name in here][:1] for part, names in PARTS.items()}
+    places = {part: paths[0] for part, paths in found.items() if paths}
+    names = _classes(places["train"]) if "train" in places else []
+    loose = _loose_image(places["train"]) if names else None
+    if names and loose is None:
+        return names, {part: _samples(path, names) for part, path in places.items()}
+    if names and len(places) > 1:
+        raise DataError(
+            f"image_folder: {places['train']} holds images beside its class folders, such as {loose}; "
+            + _layouts(folder)
+        )
+    if here and not set(here).difference(*PARTS.values()):
+        listed = ", ".join(map(str, places.values()))
+        raise DataError(f"image_folder: found {listed}, but no class folders in a train folder; {_layouts(folder)}")
+    names = _classes(folder)
+    if not names:
+        what = "images, but no class folders" if _loose_image(folder) else "no class folders"
+        raise DataError(f"image_folder: {folder} holds {what}; {_layouts(folder)}")
+    return names, {"train": _samples(folder, names)}
+
+
 def _samples(folder: Path, names: list[str]) -> Samples:
     """The images of every class, sorted, numbered by the place of the class in ``names``."""
     here = _classes(folder)
@@ -79,7 +92,7 @@ def _samples(folder: Path, names: list[str]) -> Samples:
     if unknown:
         raise DataError(f"image_folder: {folder / unknown[0]} is a class that the training part does not have")
     labels = {name: i for i, name in enumerate(names)}
-    found = make_dataset(str(folder), labels, is_valid_file=is_image_name, allow_empty=True)
+    found = make_dataset(str(folder), labels, is_valid_file=_shown_below(folder), allow_empty=True)
     counts = np.bincount([label for _, label in found], minlength=len(names))
     empty = [folder / name for name in here if counts[labels[name]] == 0]
     if empty:
@@ -99,17 +112,20 @@ def is_image_name(path: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
 
 
+def _shown_below(folder: Path) -> Callable[[str], bool]:
+    """Whether a path is of an image and in no hidden folder: editors keep copies there."""
+    start = len(str(folder))
+    return lambda path: is_image_name(path) and f"{os.sep}." not in path[start:]
+
+
 def _classes(folder: Path) -> list[str]:
     """Class folders in the order of their labels, which is torchvision's."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
-def _images_in(folder: Path) -> bool:
-    return any(p.is_file() and is_image_name(p.name) for p in folder.iterdir())
-
-
-def _first(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    return [folder / name for name in names if (folder / name).is_dir()][:1]
+def _loose_image(folder: Path) -> Path | None:
+    """An image in ``folder`` itself, if there is one."""
+    return next((p for p in folder.iterdir() if p.is_file() and is_image_name(p.name)), None)
 
 
 def _layouts(folder: Path) -> str:

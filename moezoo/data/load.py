@@ -81,7 +81,7 @@ def input_options(model: nn.Module, dataset: str | None = None) -> dict[str, Any
 
     Args:
         model: Has a ``pretrained_cfg``, as every model of moezoo and timm.
-        dataset: A registered name. If it takes them, ``interpolation`` and ``crop_pct`` are there too.
+        dataset: A registered name. If it takes them, ``interpolation``, ``crop_pct`` and ``crop_mode`` are there too.
 
     Returns:
         ``input_size`` (C, H, W), ``mean``, ``std``, and what ``dataset`` takes beside.
@@ -98,7 +98,8 @@ def input_options(model: nn.Module, dataset: str | None = None) -> dict[str, Any
     options: dict[str, Any] = {key: tuple(cfg[key]) for key in ("input_size", "mean", "std")}
     if dataset is not None:
         takes = option_names(datasets.get(dataset))
-        options.update({key: cfg[key] for key in ("interpolation", "crop_pct") if cfg.get(key) and key in takes})
+        more = ("interpolation", "crop_pct", "crop_mode")
+        options.update({key: cfg[key] for key in more if cfg.get(key) and key in takes})
     return options
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from moezoo.config import STRICT, option
 from moezoo.errors import ConfigError
 
+CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
 
 
@@ -55,6 +56,7 @@ class ImageInput(PlainInput):
     """The same for data sets whose evaluation images are cut, as photographs are."""
 
     crop_pct: float = option(1.0, "share of the resized side that evaluation keeps, from the centre")
+    crop_mode: CropMode = option("center", "what evaluation does to the longer side: cut, squashed, or a border added")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -43,6 +43,7 @@ def _evaluation(input: ImageInput) -> Callable[[Image.Image], Tensor]:
         std=input.channel_std,
         interpolation=input.interpolation,
         crop_pct=input.crop_pct,
+        crop_mode=input.crop_mode,
     )
 
 

@@ -21,7 +21,7 @@ from moezoo.export.parity import Parity
 from moezoo.export.to_onnx import opset_of
 from moezoo.hub.files import file_digest
 
-DATA = ("mean", "std", "interpolation", "crop_pct")
+DATA = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 """What an image goes through before it is an input."""
 
 

@@ -42,6 +42,7 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class MoeZooConfig(PretrainedConfig):
     Args:
         moezoo_name: A registered name, ``entity_moe/vit_base.last``, in either spelling.
         moezoo_config: Fields of the family's configuration, those that are left out as the name has them.
-        data: How images are prepared (``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``).
+        data: How images are prepared (``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``,
+            ``crop_mode``).
         **kwargs: As of ``PretrainedConfig``. ``num_labels`` and ``id2label`` win over ``num_classes``.
 
     Raises:

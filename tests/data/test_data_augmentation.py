@@ -70,7 +70,7 @@ def test_evaluation_images_are_prepared_as_timm_does_for_the_model(root):
     options = input_options(model, "image_folder")
     half = (0.5, 0.5, 0.5)
     size = {"input_size": (3, 160, 160), "mean": half, "std": half}
-    assert options == {**size, "interpolation": "bicubic", "crop_pct": 0.95}
+    assert options == {**size, "interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "center"}
     splits = load_dataset("image_folder", root=root, **options)
     reference = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     with Image.open(splits.test.describe(3)) as stored:
@@ -82,6 +82,12 @@ def test_evaluation_images_are_prepared_as_timm_does_for_the_model(root):
     other = load_dataset("image_folder", root=root, **{**options, "interpolation": "nearest"})
     assert not torch.equal(cut.test[3][0], splits.test[3][0])
     assert not torch.equal(other.test[3][0], splits.test[3][0])
+    model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": 1.0, "crop_mode": "squash"}  # as some of timm's are
+    whole = load_dataset("image_folder", root=root, **input_options(model, "image_folder"))
+    reference = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    with Image.open(whole.test.describe(3)) as stored:
+        assert torch.equal(whole.test[3][0], reference(stored.convert("RGB")))
+    assert not torch.equal(whole.test[3][0], load_dataset("image_folder", root=root, **size).test[3][0])
 
 
 @pytest.mark.parametrize(

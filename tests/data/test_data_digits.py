@@ -73,6 +73,8 @@ def test_only_training_images_are_augmented_and_outside_stays_black():
         ({"mean": (0.1, 0.2)}, "mean"),
         ({"shift": 1.5}, "shift"),
         ({"degrees": "12"}, "degrees"),
+        ({"split_seed": -1}, "split_seed=-1 is not allowed"),
+        ({"split_seed": 2**32}, "split_seed"),
         ({"agument": False}, "Did you mean: augment"),
     ],
 )

@@ -73,7 +73,7 @@ def test_passing_trouble_is_tried_again_and_lasting_trouble_told(server, tmp_pat
     assert fetch(server, tmp_path / "b.bin").read_bytes() == DATA  # the same command goes on
     assert server.requests[before][1] == f"bytes={len(DATA) // 2}-"
     server.close()
-    with pytest.raises(DataError, match="cannot be reached"):
+    with pytest.raises(DataError, match=r"cannot be reached \(.*refused\)\. Nothing has come\."):
         fetch(server, tmp_path / "c.bin")
 
 
@@ -135,6 +135,9 @@ def test_addresses_and_hashes_are_checked_first_and_secrets_not_shown(server, tm
     for url in ("file:///etc/passwd", "ftp://a/b", "a.zip", "http:///x", "http://a:b/c"):
         with pytest.raises(ConfigError, match="must begin with http"):
             download(url, tmp_path / "a")
+    for url in ("http://a/b c.zip", "http://a/\u00e4.zip", "http://a/b\nc", "http://.a/b"):
+        with pytest.raises(ConfigError, match="url is not allowed"):
+            download(url, tmp_path / "a")
     with pytest.raises(ConfigError, match="64 hexadecimal digits"):
         fetch(server, tmp_path / "a", sha256="abc")
     assert shown("https://me:secret@host:8443/a/b.zip?token=secret") == "https://host:8443/a/b.zip"
@@ -173,8 +176,12 @@ def test_a_full_disk_is_told_with_the_free_bytes_and_can_be_resumed(server, tmp_
     assert fetch(server, tmp_path / "a.bin").read_bytes() == DATA
     assert server.requests[-1][1] == "bytes=300000-"
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        fetch(server, tmp_path / "file" / "a.bin")
+    for target in ("file/a.bin", "n" * 300):
+        with pytest.raises(OutputError, match="cannot be written"):
+            fetch(server, tmp_path / target)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder is a folder"):
+        fetch(server, tmp_path / "folder")
 
 
 MEMBERS = {"set/a.txt": b"one", "set/deep/é b.txt": b"two", "list.txt": b"three"}
@@ -261,6 +268,13 @@ def test_flickr8k_is_got_from_two_addresses_a_user_names(server, tmp_path):
     assert root / "Flickr8k.token.txt" in made
     splits = load_dataset("flickr8k", root=root, input_size=(3, 16, 16))
     assert [len(splits.train), len(splits.val), len(splits.test)] == [12, 4, 4]
+
+
+def test_a_file_is_called_as_in_its_address_where_that_is_a_name(server, tmp_path):
+    for address, name in (("/deep/a.bin", "a.bin"), ("/%2e%2e", "download"), ("/a%00b", "download")):
+        server.files[address] = DATA
+        assert get_dataset("hf", tmp_path, url=server.url + address) == [tmp_path / name]
+        (tmp_path / name).unlink()
 
 
 def test_cifar_comes_by_torchvision_behind_its_md5(server, tmp_path, monkeypatch):

@@ -103,6 +103,52 @@ def test_columns_are_found_or_asked_for(tmp_path):
     assert given.label_names == ("5", "7")
 
 
+def test_no_part_is_used_twice(tmp_path):
+    only = datasets.DatasetDict(test=datasets.load_from_disk(str(hf(tmp_path / "a")))["test"])
+    only.save_to_disk(str(tmp_path / "only"))
+    splits = load_dataset("hf", path=tmp_path / "only", train_split="test", **SMALL)
+    items = [splits.train.items, splits.val.items, splits.test.items]
+    assert sum(map(len, items)) == len({item for part in items for item in part}) == 12
+    # The way out where a test part has no labels: its validation is the test, and validation is drawn.
+    splits = load_dataset("hf", path=tmp_path / "a", test_split="validation", **SMALL)
+    assert {item[0] for item in splits.test.items} == {"validation"}
+    assert {item[0] for item in splits.val.items} == {"train"}
+    with pytest.raises(ConfigError, match="test_split='train' is not allowed: that is another part already"):
+        load_dataset("hf", path=tmp_path / "a", test_split="train", **SMALL)
+
+
+def test_labels_that_do_not_fit_are_named(tmp_path):
+    def read(train, test=None, column="label"):
+        """A set of the parts, each (labels, the type of the column)."""
+        tables = {}
+        for part, given, name in (("train", train, "label"), ("test", test, column)):
+            if given is not None:
+                labels, kind = given
+                columns = {"image": [cell(i) for i in range(len(labels))], name: labels}
+                features = datasets.Features({"image": datasets.Image(), name: kind})
+                tables[part] = datasets.Dataset.from_dict(columns, features=features)
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        datasets.DatasetDict(tables).save_to_disk(str(place))
+        return load_dataset("hf", path=place, **SMALL)
+
+    word, number = datasets.Value("string"), datasets.Value("int64")
+    one, two = (datasets.ClassLabel(names=names) for names in (["a", "b"], ["b", "a"]))
+    with pytest.raises(DataError, match=r"'test', column 'label': 'z' is a class that the training part does not have"):
+        read((["a", "b"] * 5, word), (["a", "z"], word))
+    with pytest.raises(DataError, match="its classes are b, a; those to train on are a, b"):
+        read(([0, 1] * 5, one), ([0, 1], two))
+    with pytest.raises(DataError, match="its classes are not named; those to train on are a, b"):
+        read(([0, 1] * 5, one), ([0, 1], number))
+    with pytest.raises(DataError, match="part 'test' has no column 'label'; it has: image, id"):
+        read(([0, 1] * 5, one), ([0, 1], number), column="id")
+    for labels, kind in ((["a", None] * 5, word), ([3, None] * 5, number)):
+        with pytest.raises(DataError, match="5 labels are out of range, the first is -1 of image 1"):
+            read((labels, kind))
+    for labels, kind in (([[1], [2]] * 5, datasets.Sequence(number)), ([1.5] * 10, datasets.Value("float32"))):
+        with pytest.raises(ConfigError, match="label_column='label' must hold class labels, ints or strings"):
+            read((labels, kind))
+
+
 def test_bad_images_and_labels_are_found(tmp_path):
     cells = [cell(i, cut=60 if i == 4 else None) for i in range(20)]
     root = saved(tmp_path / "a", {"image": cells, "label": [i % 2 for i in range(20)]})

@@ -40,13 +40,13 @@ def test_a_missing_validation_part_is_drawn_by_seed_and_said(tmp_path, caplog):
 
 
 def test_without_a_test_folder_validation_is_the_test(tmp_path, caplog):
-    root = image_folder(tmp_path, parts=("training", "validation"), count=10)
+    root = image_folder(tmp_path, parts=("Training", "validation"), count=10)
     with caplog.at_level(logging.INFO, logger="moezoo"):
         splits = load_dataset("image_folder", root=root, **SMALL)
     assert "its validation part is the test" in caplog.text
     assert [len(splits.train), len(splits.val), len(splits.test)] == [18, 2, 20]
     assert all("/validation/" in path for path in paths(splits.test))
-    assert all("/training/" in path for path in paths(splits.val))
+    assert all("/Training/" in path for path in paths(splits.val))
 
 
 def test_class_folders_alone_are_divided_by_class(tmp_path):
@@ -54,6 +54,7 @@ def test_class_folders_alone_are_divided_by_class(tmp_path):
     image_folder(root.parent, parts=("flat",), classes=("a", "b", "train"), count=20)
     write(root / "a" / "deep" / "er" / "x.png", photo(999))
     write(root / "a" / "._hidden.png", photo(1000))
+    write(root / "a" / ".ipynb_checkpoints" / "0-checkpoint.png", photo(0))  # a copy that could be in another part
     write(root / "__MACOSX" / "a.png", photo(1001))
     (root / ".cache").mkdir()
     (root / "a" / "notes.txt").write_text("no image")
@@ -73,6 +74,14 @@ def test_class_folders_alone_are_divided_by_class(tmp_path):
         (lambda root: write(root / "a.png", photo(0)), "holds images, but no class folders"),
         (lambda root: image_folder(root, parts=("val", "test")), "but no class folders in a train folder"),
         (lambda root: write(root / "train" / "a.png", photo(0)), "but no class folders in a train folder"),
+        (
+            lambda root: (
+                image_folder(root),
+                write(root / "train" / "b.png", photo(0)),
+                write(root / "x/c.png", photo(0)),
+            ),
+            r"images beside its class folders, such as .*train/b\.png; looked for",
+        ),
         (lambda root: (image_folder(root), (root / "train" / "eel").mkdir()), "no images in .*train/eel; endings"),
         (
             lambda root: (image_folder(root), write(root / "test" / "eel" / "a.png", photo(0))),

@@ -136,7 +136,14 @@ def test_queries_without_an_answer_are_counted(tmp_path, caplog):
     write(root / "bounding_box_test" / "0901_c3s1_000002_00.jpg", photo(3))  # the same camera only
     splits = load_dataset("market1501", root=root, **SMALL)
     assert splits.unmatched_queries == 2
-    assert "2 of 4 queries have no match in the gallery by another camera" in caplog.text
+    assert "2 of 4 queries have no match in the gallery, by another camera" in caplog.text
+    root = msvr310(tmp_path)  # where there are scenes, they take the place of the cameras
+    for identity, seen in ((5, "s002_v0"), (6, "s001_v5")):
+        for kind in ("vis", "ni", "th"):
+            for part, place in (("query3", "s001_v0"), ("bounding_box_test", seen)):
+                write(root / part / f"{identity:04d}" / kind / f"{identity:04d}_{place}_900.jpg", photo(1, (32, 16)))
+    assert load_dataset("msvr310", root=root, **SMALL).unmatched_queries == 1
+    assert "1 of 3 queries have no match in the gallery, in another scene" in caplog.text
 
 
 @pytest.mark.parametrize("name", list(SETS))
@@ -154,6 +161,10 @@ def test_empty_parts_and_shared_identities_are_refused(tmp_path):
     root = market1501(tmp_path / "b")
     write(root / "query" / "0007_c1s1_000001_00.jpg", photo(1))
     with pytest.raises(DataError, match="1 identities are in the training and the query part, such as 7"):
+        load_dataset("market1501", root=root, **SMALL)
+    root = market1501(tmp_path / "c")
+    write(root / "bounding_box_test" / "0011_c1s1_000001_00.jpg", photo(1))
+    with pytest.raises(DataError, match="1 identities are in the training and the gallery part, such as 11"):
         load_dataset("market1501", root=root, **SMALL)
 
 

@@ -63,13 +63,15 @@ def test_routing_and_flops_must_be_plain_json(model, tmp_path, routing):
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("channels", [3, 1])
-def test_the_image_processor_of_transformers_prepares_images_as_timm_does(tmp_path, channels):
+@pytest.mark.parametrize(("channels", "mode"), [(3, "center"), (1, "center"), (3, "squash")])
+def test_the_image_processor_of_transformers_prepares_images_as_timm_does(tmp_path, channels, mode):
     from transformers import AutoImageProcessor
 
     slim = {"expert_dim": 8, "mlp_ratio": 0.25, "num_experts": 2, "num_classes": 5}
     model = moezoo.create_model("entity_moe/test_vit2", img_size=32, in_chans=channels, **slim)
+    model.pretrained_cfg["crop_mode"] = mode
     processor = AutoImageProcessor.from_pretrained(moezoo.save_pretrained(model, tmp_path))
+    assert moezoo.create_model(f"local-dir:{tmp_path}").pretrained_cfg["crop_mode"] == mode
     values = np.random.default_rng(0).integers(0, 255, (50, 70, channels), dtype=np.uint8)
     image = Image.fromarray(values.squeeze()).resize((140, 100))
     got = processor(image, return_tensors="pt")["pixel_values"]

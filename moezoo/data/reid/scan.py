@@ -106,9 +106,11 @@ def reid_splits(
         if not sightings:
             raise DataError(f"{name}: the {part} part has no images" + (f"; {_example(faults)}" if faults else ""))
     learnt = {s.identity for s in parts["train"].sightings}
-    both = sorted(learnt & {s.identity for s in parts["query"].sightings})
-    if both:
-        raise DataError(f"{name}: {len(both)} identities are in the training and the query part, such as {both[0]}")
+    for part in ("query", "gallery"):
+        if both := sorted(learnt & {s.identity for s in parts[part].sightings}):
+            raise DataError(
+                f"{name}: {len(both)} identities are in the training and the {part} part, such as {both[0]}"
+            )
     faults = parts["train"].faults
     if faults:
         logger.warning("%s: %d training images are left out; %s", name, len(faults), _example(faults))
@@ -132,10 +134,11 @@ def reid_splits(
     )
     if unmatched := splits.unmatched_queries:
         logger.warning(
-            "%s: %d of %d queries have no match in the gallery by another camera; metrics leave them out",
+            "%s: %d of %d queries have no match in the gallery, %s; metrics leave them out",
             name,
             unmatched,
             len(splits.query),
+            "in another scene" if splits.has_scenes else "by another camera",
         )
     return splits
 

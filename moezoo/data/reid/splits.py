@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,18 +90,18 @@ class ReidSplits(Shown):
 
     @property
     def unmatched_queries(self) -> int:
-        """Queries without a right answer: no gallery image of that identity by another camera (and, where there are
-        scenes, in another scene). Metrics leave them out."""
-        query, gallery = self.query, self.gallery
-        places: dict[int, set[tuple[int, int]]] = {}
-        for identity, *place in zip(gallery.identities, gallery.cameras, gallery.scenes, strict=True):
-            places.setdefault(int(identity), set()).add((int(place[0]), int(place[1])))
+        """Queries without a right answer: no gallery image of that identity by another camera or, where there are
+        scenes, in another scene. Metrics leave them out."""
+        seen: dict[int, set[int]] = {}
+        for identity, place in self._places(self.gallery):
+            seen.setdefault(identity, set()).add(place)
+        return sum(not seen.get(identity, set()) - {place} for identity, place in self._places(self.query))
 
-        def matched(identity: int, camera: int, scene: int) -> bool:
-            return any(
-                there[0] != camera and (scene == NO_SCENE or there[1] != scene)
-                for there in places.get(int(identity), ())
-            )
+    @property
+    def has_scenes(self) -> bool:
+        """Whether the scene, in the place of the camera, tells which matches count."""
+        return bool((self.query.scenes != NO_SCENE).any())
 
-        rows = zip(query.identities, query.cameras, query.scenes, strict=True)
-        return sum(not matched(*row) for row in rows)
+    def _places(self, part: ReidImages) -> Iterator[tuple[int, int]]:
+        places = part.scenes if self.has_scenes else part.cameras
+        return zip(part.identities.tolist(), places.tolist(), strict=True)
