@@ -32,6 +32,7 @@ def quickstart(
     """Train an MoE and its dense twin on handwritten digits, compare them, look inside, save and reload."""
     from rich.console import Console
 
+    from moezoo.cli.log import log_shown
     from moezoo.errors import MoeZooError
     from moezoo.eval.tables import routing_table
     from moezoo.train import probe_folder, resolve_recipe, train_recipe
@@ -47,12 +48,13 @@ def quickstart(
     folder = probe_folder(out)
     recipe = recipes["MoE"]
     console.print(_plan(recipe, seed, folder))
-    runs = {
-        title: train_recipe(
-            recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console), overwrite=True
-        )
-        for title in MODELS
-    }
+    with log_shown(console):
+        runs = {
+            title: train_recipe(
+                recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console), overwrite=True
+            )
+            for title in MODELS
+        }
     moe = runs["MoE"]
     figures = _compare(runs)
     write_json(folder / "comparison.json", figures)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def train(
@@ -29,19 +24,21 @@ def train(
 ) -> None:
     """Train a model by its recipe (preset < --config < --set), test it once and save it."""
     from rich.console import Console
+    from rich.markup import escape
 
+    from moezoo.cli.log import log_shown
     from moezoo.eval.tables import metrics_table, routing_table
     from moezoo.train import is_main_process, leave_processes, resolve_recipe, train_recipe
     from moezoo.train.progress import ProgressBar
     from moezoo.viz import run_pictures
 
     console = Console()
-    with _log_shown(console):
-        recipe = resolve_recipe(name, file=config, assignments=set_ or [])
     folder = out or Path("runs") / name.rpartition(":")[2].strip("/").replace("/", "-")
-    if is_main_process():
-        console.print(f"Training [bold]{name}[/] on {recipe.dataset}, {recipe.training.epochs} epochs, into {folder}")
-    with _log_shown(console):
+    with log_shown(console):
+        recipe = resolve_recipe(name, file=config, assignments=set_ or [])
+        if is_main_process():
+            what = f"{recipe.dataset}, {recipe.training.epochs} epochs, into {folder}"
+            console.print(f"Training [bold]{escape(name)}[/] on {escape(what)}", soft_wrap=True)
         run = train_recipe(
             recipe,
             folder,
@@ -62,40 +59,6 @@ def train(
     if run.result.test.routing:
         console.print(routing_table(run.result.test.routing))
     for path in (folder / "model.safetensors", folder / "config.yaml", folder / "metrics.json", *pictures):
-        console.print(f"  {path}", soft_wrap=True)
-    console.print(f"Load it: moezoo.create_model('local-dir:{folder}', pretrained=True)", soft_wrap=True)
-
-
-@contextmanager
-def _log_shown(console: Console) -> Iterator[None]:
-    """What happens on the way (a resume, a file left out, a collapse) is part of a run's output."""
-    import logging
-    import warnings
-
-    from moezoo.errors import MoeZooWarning
-
-    logger = logging.getLogger("moezoo")
-
-    class Shown(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            style = "yellow" if record.levelno >= logging.WARNING else "dim"
-            text = f"{record.levelname.lower()}: {record.getMessage()}"
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, MoeZooWarning):
-            logger.warning(message)
-        else:
-            foreign(message, category, *place, **more)
-
-    handler, level = Shown(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            foreign = warnings.showwarning
-            warnings.showwarning = show
-            yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        console.print(f"  {escape(str(path))}", soft_wrap=True)
+    load = f"moezoo.create_model('local-dir:{folder}', pretrained=True)"
+    console.print(f"Load it: {escape(load)}", soft_wrap=True)

@@ -32,7 +32,8 @@ def run_facts(model: nn.Module, splits: Splits, data_options: Mapping[str, Any] 
     name, config = getattr(model, "moezoo_name", None), getattr(model, "moezoo_config", None)
     about_model: dict[str, Any] = {"class": own_type(model).__name__}
     if name is not None and dataclasses.is_dataclass(config) and not isinstance(config, type):
-        about_model = {"name": name, **to_dict(config)}
+        # Of one model's names, some are short: what it is stands in the configuration.
+        about_model = {"family": name.partition("/")[0], **to_dict(config)}
     about_model["parameters"] = _digest([[n, list(p.shape)] for n, p in model.named_parameters()])
     parts = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
     options = json.loads(json.dumps(data_options or {}, default=str))

@@ -160,7 +160,9 @@ def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> d
     """``{"num_experts": 8}`` to ``{"model": {"num_experts": 8}}``."""
     result: dict[str, Any] = {}
     for key, value in given.items():
-        inside = key in SECTIONS and isinstance(value, Mapping)
+        inside = key in SECTIONS
+        if inside and not isinstance(value, Mapping):
+            raise ConfigError(f"--set {key}={value!r}: {key!r} is a section, of keys such as {key}.key=value")
         if not inside and key not in model_keys:
             options = [
                 *SECTIONS,

@@ -16,7 +16,8 @@ from moezoo.errors import ConfigError, MoeZooError
 from moezoo.factory import create_model
 from moezoo.hub.save import save_pretrained
 from moezoo.measure.flops import flops
-from moezoo.names import is_stored_name
+from moezoo.moe.layer import MoELayer
+from moezoo.names import did_you_mean, is_stored_name
 from moezoo.train.checkpoint.ranks import on_main
 from moezoo.train.device import make_accelerator
 from moezoo.train.folder import open_run
@@ -54,12 +55,14 @@ def create_for(
         checkpoint: A ``.safetensors`` file to load at the end.
 
     Raises:
-        ConfigError: The data set has no labels, or not as many classes as the model.
+        ConfigError: The data set has no labels, or not as many classes as the model; or ``viz.layer`` is none of its
+            MoE layers, where it has some.
     """
     with seeded(recipe.training.seed):
         model = create_model(
             recipe.name, pretrained or is_stored_name(recipe.name), checkpoint_path=checkpoint, **recipe.model
         )
+    _check_layer(model, recipe.viz.layer)
     splits = load_dataset(recipe.dataset, **{**input_options(model, recipe.dataset), **recipe.data_options})
     if not isinstance(splits, Splits):
         raise ConfigError(
@@ -72,6 +75,15 @@ def create_for(
             f"{splits.num_classes} classes: --set num_classes={splits.num_classes}."
         )
     return model, splits
+
+
+def _check_layer(model: nn.Module, layer: str | None) -> None:
+    """The pictures are drawn when the training is over, too late to learn of a slip in a name."""
+    names = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
+    if layer is not None and names and not any(name == layer or name.startswith(f"{layer}.") for name in names):
+        raise ConfigError(
+            f"viz.layer={layer!r} is no MoE layer of the model.{did_you_mean(layer, names)} Layers: {', '.join(names)}."
+        )
 
 
 def train_recipe(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moezoo.errors import NonFiniteError
+from moezoo.errors import InputError, NonFiniteError
 from moezoo.moe.aux import aux_loss
 from moezoo.moe.aux_calls import aux_calls
 from moezoo.moe.routers import AdaptiveRouter, step_routers
@@ -86,7 +86,7 @@ class Stepper:
             total = self.parallel.sum(count) if self.parallel.world > 1 else count
             with self.parallel.accumulate(self.module, last=number == len(batches)):
                 with self.autocast(), self.meter.counting_if(len(images) > 0):
-                    logits = self.module(images)
+                    logits = self._logits(images)
                 task = F.cross_entropy(
                     logits.to(torch.promote_types(logits.dtype, torch.float32)),
                     targets,
@@ -100,6 +100,15 @@ class Stepper:
             sums += torch.stack([task.detach(), count, aux.detach() / len(batches)])
         self.parallel.finish_backward(self.model)
         return sums
+
+    def _logits(self, images: Tensor) -> Tensor:
+        output = self.module(images)
+        if not isinstance(output, Tensor) or output.dim() != 2:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(
+                f"{type(self.model).__name__} must answer {len(images)} images with (images, classes) logits, got {got}"
+            )
+        return output
 
     @property
     def _exact(self) -> torch.dtype:

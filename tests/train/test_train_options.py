@@ -294,6 +294,15 @@ def test_a_label_that_no_class_has_is_named_and_an_empty_part_too(toy_splits):
         fit(toy(), empty, config())
 
 
+def test_a_model_that_answers_with_something_else_than_logits_is_named(toy_splits):
+    class Mapped(Toy):
+        def forward(self, images):
+            return {"logits": super().forward(images)}
+
+    with pytest.raises(InputError, match=r"Mapped must answer 16 images with \(images, classes\) logits, got dict"):
+        fit(Mapped(), toy_splits, config())
+
+
 def test_processes_wait_for_one_another_as_long_as_they_are_told():
     assert process_group_settings(config(dist_timeout=7.5)).timeout.total_seconds() == 7.5
 

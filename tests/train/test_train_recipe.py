@@ -7,7 +7,7 @@ import yaml
 from moezoo.errors import ConfigError, MoeZooWarning, UnknownModelError
 from moezoo.recipes import find_recipe, list_recipes
 from moezoo.registry import is_model, model_config
-from moezoo.train import TrainingConfig, VizConfig, resolve_recipe
+from moezoo.train import TrainingConfig, VizConfig, create_for, resolve_recipe
 
 
 def test_preset_then_file_then_flags(tmp_path):
@@ -35,7 +35,7 @@ def test_variants_share_the_recipe_of_their_architecture():
         ("num_expert=3", "num_experts"),
         ("model.num_expert=3", "num_experts"),
         ("training.epochs=three", "epochs='three'"),
-        ("training=3", "training"),
+        ("training=3", r"'training' is a section, of keys such as training\.key"),
         ("viz.dpi=7", "dpi"),
     ],
 )
@@ -111,6 +111,13 @@ def test_a_complete_file_of_another_variant_is_not_taken_without_a_word(tmp_path
         assert [("dense=False" in str(w.message), w.category) for w in said] == (
             [(True, MoeZooWarning)] if name != other else []
         )
+
+
+def test_a_layer_that_is_not_there_is_found_before_the_training():
+    with pytest.raises(ConfigError, match=r"viz\.layer='blocks\.9'.*blocks\.3\.entity_moe\.moe"):
+        create_for(resolve_recipe("entity_moe/digits", assignments=["viz.layer=blocks.9"]))
+    for name in ("entity_moe/digits", "entity_moe/digits.dense"):
+        create_for(resolve_recipe(name, assignments=["viz.layer=blocks.3"]))
 
 
 def test_every_recipe_of_the_package_belongs_to_a_model_and_is_valid():

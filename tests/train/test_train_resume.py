@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from train_toys import SignalAt, Toy, config, toy, weights
 
+import moezoo
 from moezoo.config import to_dict
 from moezoo.data import ImageTensors
 from moezoo.errors import CheckpointError, ConfigError, Interrupted, MoeZooWarning, OutputError, UnreadableImage
@@ -188,6 +189,15 @@ def test_what_a_later_version_added_does_not_stand_in_the_way(toy_splits):
     )
     with pytest.warns(MoeZooWarning, match="processes: 1 in the checkpoint, 4 now"):
         check_facts(facts, plain, 1, facts=facts, config=config(), world=4)
+
+
+def test_a_model_under_another_of_its_names_is_the_same_model(toy_splits):
+    plain = moezoo.create_model("entity_moe/test_vit")
+    complete = moezoo.create_model("entity_moe/test_vit", **to_dict(plain.moezoo_config))  # as config.yaml has it
+    assert plain.moezoo_name != complete.moezoo_name
+    assert run_facts(plain, toy_splits) == run_facts(complete, toy_splits)
+    dense = moezoo.create_model("entity_moe/test_vit.dense")
+    assert run_facts(plain, toy_splits)["model"] != run_facts(dense, toy_splits)["model"]
 
 
 def test_rates_of_their_own_may_be_given_up_later(toy_splits, tmp_path):
