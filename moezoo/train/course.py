@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from moezoo.errors import DataError, Interrupted
-from moezoo.eval import Evaluation, classification_metrics
+from moezoo.eval import Evaluation, LayerLoad, classification_metrics
 from moezoo.train.batches import Batch
 from moezoo.train.ema import warmed_up
 from moezoo.train.health import CollapseWatch
@@ -120,16 +124,7 @@ class Course:
         parts, kept = self.parts, self.keeper.ema
         try:
             with kept.in_place() if kept is not None else nullcontext():
-                logits, labels, routing = predict_together(
-                    parts.model,
-                    parts.splits.val,
-                    parts.parallel,
-                    parts.meter,
-                    batch_size=2 * self.config.batch_size,
-                    num_workers=self.config.num_workers,
-                    autocast=parts.stepper.autocast,
-                    check=self._leave_if_asked,
-                )
+                logits, labels, routing = self._predict(parts.splits.val, parts.stepper.autocast)
         except _Asked:  # the model has its own weights again, and only now can be saved
             self._stop_if(True)
         result = classification_metrics(logits, labels)
@@ -141,15 +136,7 @@ class Course:
         parts = self.parts
         try:
             with self.keeper.best_weights.in_place():
-                logits, labels, routing = predict_together(
-                    parts.model,
-                    parts.splits.test,
-                    parts.parallel,
-                    parts.meter,
-                    batch_size=2 * self.config.batch_size,
-                    num_workers=self.config.num_workers,
-                    check=self._leave_if_asked,
-                )
+                logits, labels, routing = self._predict(parts.splits.test, nullcontext)
             self._leave_if_asked()
         except _Asked:
             self._stop_if(True)
@@ -161,6 +148,21 @@ class Course:
                 f"{self.keeper.newest}: repair the file, and --resume auto goes on from there."
             ) from error
         return Evaluation(classification_metrics(logits, labels, parts.splits.label_names), routing)
+
+    def _predict(
+        self, dataset: Dataset, autocast: Callable[[], AbstractContextManager]
+    ) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
+        parts = self.parts
+        return predict_together(
+            parts.model,
+            dataset,
+            parts.parallel,
+            parts.meter,
+            batch_size=2 * self.config.batch_size,
+            num_workers=self.config.num_workers,
+            autocast=autocast,
+            check=self._leave_if_asked,
+        )
 
     def _waited_enough(self) -> bool:
         patience = self.config.early_stopping

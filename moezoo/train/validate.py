@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ def predict_together(
     meter: RoutingMeter,
     *,
     batch_size: int,
-    num_workers: int = 0,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-    check: Callable[[], None] = lambda: None,
+    num_workers: int,
+    autocast: Callable[[], AbstractContextManager],
+    check: Callable[[], None],
 ) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
     """(N, classes) logits and (N,) labels, on the CPU in the data set's order, and the experts' load; on every process.
 
