@@ -10,14 +10,22 @@ import pytest
 import timm
 import torch
 import transformers
+import yaml
+from command_line import command, process
+from image_files import save_digit
 from safetensors.torch import save
 
+import moezoo
+from moezoo.data.catalogue import CATALOGUE
 from moezoo.moe.experts import experts
 from moezoo.moe.routers import routers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ONE_EPOCH = ["--set", "training.epochs=1", "--set", "training.warmup_epochs=0"]
+ONE_EPOCH = [
+    *("--set", "training.epochs=1", "--set", "training.warmup_epochs=0", "--set", "training.batch_size=128"),
+    *("--set", "viz.dpi=40", "--set", "viz.images=3"),
+]
 SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH}
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
 
@@ -41,6 +49,8 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
     transformers.Dinov2Model(transformers.Dinov2Config(**small)).save_pretrained(tmp_path / "dinov2")
     hub.put("facebook/dinov2-small", {file.name: file.read_bytes() for file in (tmp_path / "dinov2").iterdir()})
+    hub.users["hf_docs"] = "you"
+    monkeypatch.setenv("HF_TOKEN", "hf_docs")
     code = blocks(name, "python")
     assert code
     torch.manual_seed(0)
@@ -52,7 +62,9 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md"])
-def test_commands_run(name, tmp_path):
+def test_commands_run(name, hub, tmp_path, monkeypatch):
+    """In one folder; those under torchrun and the lightest of the others in processes of their own."""
+    monkeypatch.chdir(tmp_path)
     lines = [
         INSTALL.sub("", line.partition("  #")[0])
         for block in blocks(name, "bash")
@@ -61,11 +73,21 @@ def test_commands_run(name, tmp_path):
     ]
     commands = [shlex.split(line) for line in lines if line != "pytest"]  # that one is running now
     assert commands
-    for command in commands:
-        assert command[0] == "moezoo", command
-        command = [sys.executable, "-m", *command, *SHORT.get(command[1], [])]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=550)
-        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    hub.users["hf_docs"] = "you"
+    monkeypatch.setenv("HF_TOKEN", "hf_docs")
+    for i in range(4):
+        save_digit(i, tmp_path / "images" / f"{i}.png")
+    model = moezoo.create_model("entity_moe/test_vit", pretrained=True)
+    moezoo.save_pretrained(model, tmp_path / "my-digits")
+    torch.save(model.state_dict(), tmp_path / "best.pth")
+    for first, *args in commands:
+        if first == "torchrun":
+            run = [sys.executable, "-m", "torch.distributed.run", *args, *ONE_EPOCH]
+            result = subprocess.run(run, capture_output=True, text=True, timeout=550)
+        else:
+            assert first == "moezoo", first
+            result = (process if args[0] == "list" else command)(*args, *SHORT.get(args[0], []))
+        assert result.returncode == 0, f"{first} {args}\n{result.stdout}\n{result.stderr}"
 
 
 def test_the_readme_holds_one_command_for_each_job():
@@ -78,6 +100,19 @@ def test_links_inside_the_project_exist():
     for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_the_scripts_of_clusters_are_well_formed():
+    for block in blocks("README.md", "yaml"):
+        assert yaml.safe_load(block)["kind"] == "Job"
+    for block in blocks("README.md", "sh"):
+        assert subprocess.run(["bash", "-n"], input=block, text=True).returncode == 0
+
+
+def test_the_table_of_data_sets_names_each_of_them():
+    section = README.partition("## Data sets")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(CATALOGUE)
 
 
 def built_in(registry):

@@ -39,9 +39,10 @@ def command_line(*arguments: str) -> str:
         "import moezoo.hub; moezoo.hub.check_writable; moezoo.hub.read_stored",
         command_line("list", "*moe*"),
         command_line("info", "entity_moe/digits"),
+        command_line("data", "list"),
         command_line("--help"),
     ],
-    ids=["import", "list_models", "model_config", "is_model", "hub", "list", "info", "help"],
+    ids=["import", "list_models", "model_config", "is_model", "hub", "list", "info", "data", "help"],
 )
 def test_torch_is_not_imported(code):
     assert heavy_modules(code) == "[]"

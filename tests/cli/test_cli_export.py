@@ -1,29 +1,15 @@
 """``moezoo export`` as a person meets it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from command_line import command, process
 
 
-def export(*args, cwd):
-    result = subprocess.run(
-        [sys.executable, "-m", "moezoo", "export", *args],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert "Traceback" not in result.stderr + result.stdout, result.stderr
-    return result
-
-
-@pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_file_and_its_description_are_written(format, tmp_path):
-    result = export("entity_moe/test_vit", "--pretrained", "--format", format, cwd=tmp_path)
+@pytest.mark.parametrize(("format", "run"), [("pt2", process), ("onnx", command)])
+def test_a_file_and_its_description_are_written(format, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("export", "entity_moe/test_vit", "--pretrained", "--format", format)
     assert result.returncode == 0, result.stderr
     name = f"entity_moe-test_vit.{format}"
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.json"]
@@ -32,9 +18,10 @@ def test_a_file_and_its_description_are_written(format, tmp_path):
     assert json.loads((tmp_path / f"{name}.json").read_text())["name"] == "entity_moe/test_vit.last"
 
 
-def test_options_reach_the_model_and_random_weights_are_said(tmp_path):
+def test_options_reach_the_model_and_random_weights_are_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     options = ["--img-size", "24", "--set", "num_experts=3", "--static-batch", "--batch-size", "2", "--no-check"]
-    result = export("entity_moe_test_vit", "-f", "pt2", "-o", "out/m.pt2", *options, cwd=tmp_path)
+    result = command("export", "entity_moe_test_vit", "-f", "pt2", "-o", "out/m.pt2", *options)
     assert result.returncode == 0, result.stderr
     content = json.loads((tmp_path / "out" / "m.pt2.json").read_text())
     assert content["input"]["shape"] == [2, 1, 24, 24]
@@ -55,8 +42,9 @@ def test_options_reach_the_model_and_random_weights_are_said(tmp_path):
         (["local-dir:nothing"], "nothing"),
     ],
 )
-def test_mistakes_end_in_one_clear_message(args, words, tmp_path):
-    result = export(*args, cwd=tmp_path)
+def test_mistakes_end_in_one_clear_message(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("export", *args)
     assert result.returncode == 1
     assert words in result.stderr
     assert not list(tmp_path.iterdir())

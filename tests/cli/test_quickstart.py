@@ -6,7 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 import moezoo
-from moezoo.errors import ConfigError, NonFiniteError, OutputError
+from moezoo.errors import CheckpointError, ConfigError, NonFiniteError, OutputError
 
 FAST = [
     "--set",
@@ -60,7 +60,10 @@ def test_both_models_are_complete_folders(finished):
             "model.safetensors",
             "metrics.json",
             "metrics.jsonl",
+            "steps.jsonl",
+            "checkpoints",
             "README.md",
+            "preprocessor_config.json",
         }
     pictures = {path.name for path in folder.glob("*.png")}
     assert pictures == {"training.png", "confusion.png", "expert_load.png", "routing.png"}
@@ -127,12 +130,25 @@ def test_random_weights_are_not_evaluated(app):
 def test_train_takes_file_and_flags_and_leaves_a_model(app, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("model: {num_experts: 3}\ntraining: {epochs: 5}\n")
-    output = run(app, "train", "entity_moe/digits", "--config", file, "--out", tmp_path / "run", *FAST)
-    model = moezoo.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    folder = tmp_path / "run [/b]"
+    args = ["train", "entity_moe/digits", "--config", file, "--out", folder, *FAST]
+    output = run(app, *args)
+    model = moezoo.create_model(f"local-dir:{folder}", pretrained=True)
     assert model.moezoo_config.num_experts == 3
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
-    assert (tmp_path / "run" / "routing.png").exists()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert (folder / "routing.png").exists()
     assert "top-1" in output
+    # The folder now holds a run, which is neither written over nor gone on with unasked.
+    with pytest.raises(OutputError, match=r"--resume auto.*--overwrite"):
+        run(app, *args)
+    again = run(app, *args, "--resume", "auto", "--set", "training.grad_clip=2.0")
+    assert f"info: going on from {folder}/checkpoints/step-" in again
+    assert "\nwarning: the run goes on with other settings than it had" in again
+    assert again.splitlines()[-1] == output.splitlines()[-1]
+    with pytest.raises(CheckpointError, match=r"model\.num_experts: 3 in the checkpoint, 4 now"):
+        run(app, *args, "--resume", "auto", "--set", "num_experts=4")
+    kept = (folder / "config.yaml").read_text()
+    assert "num_experts: 3" in kept
 
 
 def test_a_class_count_that_does_not_fit_the_data_is_an_error(app, tmp_path):
@@ -159,7 +175,7 @@ def test_help_needs_no_torch():
 
     code = (
         "import sys\n"
-        "import moezoo.cli.quickstart, moezoo.cli.train, moezoo.cli.eval, moezoo.cli.viz\n"
+        "import moezoo.cli.quickstart, moezoo.cli.train, moezoo.cli.eval, moezoo.cli.predict, moezoo.cli.viz\n"
         "assert not {'torch', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,5 +1,6 @@
 """Every registered model made small enough to run, without changing what it is made of."""
 
+import pytest
 import torch
 
 import moezoo
@@ -37,10 +38,14 @@ BY_BACKBONE = {
 }
 
 
+def backbone_kind(config):
+    return next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
+
+
 def tiny_overrides(name):
     """Keyword arguments for ``create_model(name, …)``."""
     config = model_config(name)
-    backbone = next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
+    backbone = backbone_kind(config)
     classes = {"num_classes": 5} if config.num_classes == 1000 else {}
     return {**ADAPTER, **classes, **BY_BACKBONE[backbone]}
 
@@ -81,8 +86,26 @@ def distinct_when_small(names):
     """The first of every group of names that differ in the size of their backbone alone, which is all one here."""
     seen = {}
     for name in names:
-        overrides = tiny_overrides(name)
-        backbone = next(prefix for prefix in BY_BACKBONE if model_config(name).model_name.startswith(prefix))
-        config = model_config(name, **{**overrides, "model_name": backbone})
+        config = model_config(name, **{**tiny_overrides(name), "model_name": backbone_kind(model_config(name))})
         seen.setdefault(repr(config), name)
     return list(seen.values())
+
+
+def is_default(name):
+    """Whether the name stands for what is built when its variant is left out."""
+    return model_config(name) == model_config(name.partition(".")[0])
+
+
+def one_per_layout(names):
+    """The first default variant of every kind of backbone, and the first dense twin."""
+    seen = {}
+    for name in names:
+        config = model_config(name)
+        if config.dense or is_default(name):
+            seen.setdefault("dense twin" if config.dense else backbone_kind(config), name)
+    return list(seen.values())
+
+
+def others_slow(names, fast):
+    """``names`` as parameters; by default only those in ``fast`` run."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]

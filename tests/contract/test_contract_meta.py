@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from contract_models import answer, is_classifier
+from contract_models import answer, distinct_when_small, is_classifier, is_default, others_slow
 
 import moezoo
 from moezoo.backbones.create import create_backbone
@@ -11,9 +11,11 @@ from moezoo.factory import build
 from moezoo.moe import MoELayer
 
 NAMES = moezoo.list_models()
+DEFAULTS = [name for name in NAMES if is_default(name)]
+"""Every architecture once."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, {*DEFAULTS, *distinct_when_small(NAMES)}))
 def test_real_size_shapes_keys_and_counts(name):
     with torch.device("meta"):
         model = moezoo.create_model(name).eval()
@@ -44,7 +46,7 @@ def _config(model):
     return getattr(model, "vision_encoder", model).entity_moe_config
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", others_slow(NAMES, DEFAULTS))  # the maps are the backbone's, wherever adapters are
 def test_real_size_features_match_feature_info(name):
     with torch.device("meta"):
         model = moezoo.create_model(name, features_only=True).eval()

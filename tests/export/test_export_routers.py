@@ -18,6 +18,15 @@ BY_POSITION = {"random"}
 """A token's experts go by its place, whatever it holds."""
 NOT_EXPORTABLE: dict[tuple[str, str], str] = {}
 """(router, format) and why; a router that begins to work, or stops, fails its test."""
+MORE = [
+    {"capacity_factor": 0.7},
+    {"capacity_factor": 0.7, "capacity_rule": "vmoe"},
+    {"capacity_factor": 0.7, "capacity_rule": "tutel"},
+    {"capacity_factor": 0.7, "capacity_rule": "megablocks"},
+    {"capacity_factor": 0.7, "capacity_rule": "lucidrains"},
+    {"expert": "glu", "activation": "silu"},
+    {"activation": "gelu_tanh"},
+]
 
 
 class Typed(nn.Module):
@@ -56,14 +65,13 @@ def check(model, path, format, router):
         assert (run(x)[0] - expected).abs().max() <= FORMATS[format].limit * expected.abs().max()
 
 
-def routers_in(format, *, fast=()):
-    slow = [pytest.mark.slow] if format == "onnx" else []
-    return [pytest.param(name, format, marks=[] if name in fast else slow) for name in NAMES]
+OWN_OPERATORS = ("softmax_topk", "expert_choice", "threshold", "soft", "modality")
+"""Routers that between them need what the others do; every router's program is exported in its own tests."""
 
 
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
 @pytest.mark.parametrize(
-    ("router", "format"),
-    routers_in("pt2") + routers_in("onnx", fast=("softmax_topk", "expert_choice", "threshold", "soft", "modality")),
+    "router", [pytest.param(name, marks=() if name in OWN_OPERATORS else pytest.mark.slow) for name in NAMES]
 )
 def test_every_router_is_exported_but_for_those_listed(router, format, tmp_path):
     model = build(router)
@@ -78,15 +86,9 @@ def test_every_router_is_exported_but_for_those_listed(router, format, tmp_path)
 @pytest.mark.parametrize(
     ("router", "args"),
     [
-        ("softmax_topk", {"capacity_factor": 0.7}),
-        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "vmoe"}),
-        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "tutel"}),
-        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "megablocks"}),
-        ("softmax_topk", {"capacity_factor": 0.7, "capacity_rule": "lucidrains"}),
         ("bpr_topk", {"capacity_factor": 0.7}),
-        ("softmax_topk", {"expert": "glu", "activation": "silu", "num_shared_experts": 2}),
-        ("softmax_topk", {"activation": "quick_gelu"}),
-        ("softmax_topk", {"activation": "gelu_tanh"}),
+        ("softmax_topk", {"expert": "glu", "activation": "quick_gelu", "num_shared_experts": 2}),
+        *(pytest.param("softmax_topk", args, marks=pytest.mark.slow) for args in MORE),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else value,
 )

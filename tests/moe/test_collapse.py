@@ -14,7 +14,9 @@ from moezoo.measure import flops
 pytestmark = pytest.mark.filterwarnings("ignore:expert collapse")  # it is what is wanted here
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-EPOCHS = 8
+EPOCHS = 12
+"""A router first leaves some experts behind, the loss then calls them back: after 8 epochs one or two of 16 still
+had under 1 % of the tokens on three seeds of four, after 12 each has, on all four, at least a quarter of its share."""
 BALANCED = ("load balancing loss, weight 0.1", "auxiliary-loss-free bias", "expert choice")
 MARGIN = 0.03
 """Test accuracy that balancing may cost here; the unbalanced model alone varies more than this over seeds."""
