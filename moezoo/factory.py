@@ -16,7 +16,7 @@ from moezoo.hub.adapted import load_stored, unless_given
 from moezoo.hub.backbone import published_weights
 from moezoo.hub.load import load_checkpoint
 from moezoo.hub.published import complete_config
-from moezoo.hub.stored import StoredModel, read_stored
+from moezoo.hub.stored import StoredModel, read_stored, unchanged
 from moezoo.names import canonical_stored_name, is_stored_name, nearest
 from moezoo.registry import build, model_config, model_weights, resolve
 
@@ -88,9 +88,10 @@ def _from_registry(
     if not parsed.variant and not overrides and entry is not None and entry.default_variant:
         canonical = f"{parsed.base}.{entry.default_variant}"
     if source is not None and source != "backbone":
-        stored = read_stored(source, cache_dir=cache_dir, token=token)
-        config = unless_given(config, stored.config, overrides)
-        model = load_stored(stored, config, build)
+        with unchanged(source):
+            stored = read_stored(source, cache_dir=cache_dir, token=token)
+            config = unless_given(config, stored.config, overrides)
+            model = load_stored(stored, config, build)
         _sign(model, canonical, config, source, _labels(stored, config))
         _prepare_alike(model, config, stored)
         return model
@@ -141,15 +142,13 @@ def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) ->
 def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:
     if pretrained not in (True, False, "full"):
         raise ConfigError(f"pretrained={pretrained!r} is not allowed for a stored model: it must be True or False.")
-    stored = read_stored(name, cache_dir=cache_dir, token=token)
-    config = override(stored.config, overrides, where=name)
+    with unchanged(name):
+        stored = read_stored(name, cache_dir=cache_dir, token=token)
+        config = override(stored.config, overrides, where=name)
+        model = load_stored(stored, config, build) if pretrained else build(config)
     if not pretrained:
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
-        model = build(config)
-        _sign(model, stored.name, config, "fresh", _labels(stored, config))
-    else:
-        model = load_stored(stored, config, build)
-        _sign(model, stored.name, config, name, _labels(stored, config))
+    _sign(model, stored.name, config, name if pretrained else "fresh", _labels(stored, config))
     _prepare_alike(model, config, stored)
     return model
 

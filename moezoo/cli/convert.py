@@ -29,4 +29,4 @@ def pth(
 
     with Console(stderr=True).status("convert"):
         written = convert_pth(file, out, key=key, overwrite=overwrite)
-    Console().print(f"  {written}", highlight=False, soft_wrap=True)
+    Console().print(f"  {written}", markup=False, highlight=False, soft_wrap=True)

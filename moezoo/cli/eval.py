@@ -39,6 +39,7 @@ def eval_(
     from moezoo.errors import ConfigError
     from moezoo.eval import CORRUPTIONS, evaluate
     from moezoo.eval import robustness as measure_robustness
+    from moezoo.eval.answers import check_same_classes
     from moezoo.eval.tables import (
         further_table,
         labels_table,
@@ -69,6 +70,7 @@ def eval_(
     for wanted in metric or []:
         registered.get(wanted)  # a misspelt one is found before anything is computed
     model, splits = create_for(recipe, pretrained=pretrained, checkpoint=checkpoint)
+    check_same_classes(getattr(model, "label_names", None), splits.label_names)
     model.to(find_device(device or recipe.training.device))
     dataset = getattr(splits, split)
     if batch_size is None:
@@ -121,4 +123,4 @@ def eval_(
 
         pictures = evaluation_pictures(report, file.parent, title=title, dpi=recipe.viz.dpi)
     for path in (file, *pictures):
-        console.print(f"  {path}", soft_wrap=True)
+        console.print(f"  {path}", markup=False, soft_wrap=True)

@@ -100,6 +100,6 @@ def predict(
     if failures:
         console.print(f"{failures:,} of {images:,} images have no answer", style="yellow", highlight=False)
     if out is not None:
-        console.print(f"  {out}", highlight=False)
+        console.print(f"  {out}", markup=False, highlight=False)
     if failures == images or (strict and failures):
         raise typer.Exit(1)

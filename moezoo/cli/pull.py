@@ -15,14 +15,14 @@ def pull(
     """Fetch a model, check every file of it, and put it into a folder for local-dir:."""
     from rich.console import Console
 
+    from moezoo.cli.weights import stored_source
     from moezoo.factory import create_model
     from moezoo.hub import check_writable, pull_model, save_pretrained
-    from moezoo.names import is_stored_name
 
     check_writable(folder)
     with Console(stderr=True).status("pull"):
-        if is_stored_name(name):
-            pull_model(name, folder)
+        if source := stored_source(name):
+            pull_model(source, folder)
         else:
             save_pretrained(create_model(name, pretrained=True), folder)
-    Console().print(f"  {folder}", highlight=False, soft_wrap=True)
+    Console().print(f"  {folder}", markup=False, highlight=False, soft_wrap=True)

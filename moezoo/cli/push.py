@@ -27,6 +27,7 @@ def push(
     """Push a model as one commit. The token is the saved one (hf auth login) or HF_TOKEN, never an argument."""
     from rich.console import Console
 
+    from moezoo.cli.weights import stored_source
     from moezoo.factory import create_model
     from moezoo.hub import push_folder, push_to_hub, read_stored
     from moezoo.names import is_stored_name
@@ -42,12 +43,13 @@ def push(
     if not is_stored_name(name) and not is_model(name) and Path(name).exists():
         name = f"local-dir:{name}"
     with Console(stderr=True).status("push"):
-        if name.startswith("local-dir:") and not no_backbone:
-            pushed = push_folder(name.removeprefix("local-dir:"), repo_id, **options)
+        source = stored_source(name)
+        if source is not None and source.startswith("local-dir:") and not no_backbone:
+            pushed = push_folder(source.removeprefix("local-dir:"), repo_id, **options)
         else:
-            if is_stored_name(name):
-                stored = read_stored(name)
+            if source is not None:
+                stored = read_stored(source)
                 options |= {"metrics": stored.metrics, "routing": stored.routing, "flops": stored.flops}
             model = create_model(name, pretrained=True)
             pushed = push_to_hub(model, repo_id, include_backbone=not no_backbone, **options)
-    Console().print(f"  {pushed}", highlight=False, soft_wrap=True)
+    Console().print(f"  {pushed}", markup=False, highlight=False, soft_wrap=True)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from moezoo.errors import InputError
+from moezoo.errors import ConfigError, InputError
+from moezoo.hub.state import shown
+
+logger = logging.getLogger(__name__)
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -33,6 +39,21 @@ def check_answers(logits: Tensor, labels: Tensor) -> None:
         raise InputError(
             f"labels must be from 0 to {logits.shape[1] - 1}, got {int(labels.min())} to {int(labels.max())}"
         )
+
+
+def check_same_classes(model: Sequence[str] | None, dataset: Sequence[str] | None) -> None:
+    """Class i of a model is class i of the data set, which only their names can tell; warn where they differ.
+
+    Raises:
+        ConfigError: Both have the same names in another order.
+    """
+    ours, theirs = list(map(str, model or ())), list(map(str, dataset or ()))
+    if not ours or not theirs or ours == theirs:
+        return
+    told = f"the model's classes are {shown(ours)}; the data set's are {shown(theirs)}"
+    if sorted(ours) == sorted(theirs):
+        raise ConfigError(f"{told}: the same in another order, so that every answer would be taken for another")
+    logger.warning("%s: they are compared by their number", told)
 
 
 def answered(logits: Tensor) -> Tensor:

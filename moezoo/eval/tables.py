@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ BAR = 24
 
 def plain_table(title: str, *columns: str) -> Table:
     """A table without boxes; every column but the first is right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table
@@ -90,7 +91,7 @@ def labels_table(result: Classification, limit: int = 20) -> Table:
     table = plain_table(title, "class", "precision", "recall", "F1", "images")
     for label in rows:
         table.add_row(
-            label.label,
+            escape(label.label),
             f"{label.precision:.1%}",
             f"{label.recall:.1%}",
             f"{label.f1:.1%}",

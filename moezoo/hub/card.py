@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from moezoo.hub.card_text import introduction, limits, usage
+
 PLACE = "local-dir:PATH/TO/THIS/FOLDER"
 """Stands on a card where the name of the model will be once it is published."""
 TAGS = ["mixture-of-experts", "moe", "moezoo"]
@@ -19,42 +21,47 @@ _METRICS = {
 _SPLITS = {"test": "test", "val": "validation", "": "test"}
 
 
-def model_card(stored: Mapping[str, Any], pretrained_cfg: Any = None, *, repo_id: str | None = None) -> str:
+def model_card(
+    stored: Mapping[str, Any], pretrained_cfg: Any = None, *, repo_id: str | None = None, parent: str | None = None
+) -> str:
     """The README.md text of a stored model.
 
     Args:
         stored: The content of its ``config.json``.
-        pretrained_cfg: The backbone's timm configuration, if any; gives the licence and the base model.
+        pretrained_cfg: timm's configuration of the weights that the backbone began with, if it did; gives the licence
+            and the base model.
         repo_id: Where the model is published, if it is.
+        parent: The repository of the model that this one began as; it is the base model then.
     """
     cfg = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
     config, metrics = stored["config"], stored.get("metrics") or {}
     task = "image-feature-extraction" if config.get("num_classes") == 0 else "image-classification"
     results = _results(metrics, task)
+    licence, base_model = cfg.get("license"), parent or _base_model(stored, cfg)
     data = ModelCardData(
-        license=str(cfg.get("license") or "unknown"),
+        license=str(licence or "unknown"),
         tags=[task, *TAGS],
         library_name="moezoo",
         pipeline_tag=task,
-        base_model=_base_model(stored, cfg),
+        base_model=base_model,
         datasets=[_slug(metrics["dataset"])] if metrics.get("dataset") else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=str(stored["name"]) if results else None,
         eval_results=results or None,
     )
     place = f"hf-hub:{repo_id}" if repo_id else PLACE
-    example = f'import moezoo\n\nmodel = moezoo.create_model("{place}", pretrained=True).eval()'
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {stored['name']}",
-        f"A vision Mixture-of-Experts saved by moezoo {stored['moezoo_version']}.",
-        f"## How to use\n\n```python\n{example}\n```",
+        introduction(stored),
+        *_section("How to use", usage(stored, place)),
         *_backbone(stored),
         *_section("Metrics", _table(("metric", "value"), metrics.items())),
         *_routing(stored.get("routing") or ()),
         *_cost(stored, place),
         *_section("Images", _table(("setting", "value"), (stored.get("data") or {}).items())),
-        *_section("Configuration", _table(("field", "value"), config.items())),
+        *_section("Limits", limits(stored, licence, base_model)),
+        *_section("Configuration", _table(("field", "value"), [row for row in config.items() if row[1] is not None])),
     ]
     return str(ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=False))
 
@@ -62,6 +69,11 @@ def model_card(stored: Mapping[str, Any], pretrained_cfg: Any = None, *, repo_id
 def published_at(card: str, repo_id: str) -> str:
     """The card with the name under which the model can now be created."""
     return card.replace(PLACE, f"hf-hub:{repo_id}")
+
+
+def local_card(card: str, source: str) -> str:
+    """The reverse, for a copy of the model ``source``, so that the copy can be published elsewhere."""
+    return card.replace(f'"{source.partition("@")[0]}"', f'"{PLACE}"')
 
 
 def _results(metrics: Mapping[str, Any], task: str) -> list[EvalResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ def convert_pth(
             move_into_place(draft, target)
         finally:
             draft.unlink(missing_ok=True)
-            staging.rmdir()
+            with contextlib.suppress(OSError):  # what a killed save left there is not ours to drop
+                staging.rmdir()
     return target
 
 
@@ -95,11 +97,9 @@ def _state_dict(content: Any, key: str | None, place: str) -> Mapping[str, Tenso
             names = [str(name) for name in content] if isinstance(content, Mapping) else []
             raise InputError(f"{place}: key={key!r}: there is no {part!r}.{did_you_mean(part, names)} {_told(content)}")
         content = content[part]
-    while not key and isinstance(content, Mapping) and not _is_state_dict(content):
-        inner = next((content[name] for name in NESTED if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    for _ in () if key else NESTED:  # not while: a pickle may hold itself
+        if isinstance(content, Mapping) and not _is_state_dict(content):
+            content = next((content[name] for name in NESTED if isinstance(content.get(name), Mapping)), content)
     if not _is_state_dict(content):
         raise InputError(f"{place}: no state dict (a mapping of names to tensors) was found. {_told(content)}")
     return content
@@ -116,7 +116,9 @@ def _is_state_dict(content: Any) -> bool:
 def _told(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"It holds a {type(content).__name__}."
-    return f"It holds {shown([f'{name} ({type(value).__name__})' for name, value in content.items()])}; key= names one."
+    # Tensors last: what keeps a state dict from being one comes first.
+    items = sorted(content.items(), key=lambda item: isinstance(item[1], Tensor))
+    return f"It holds {shown([f'{name} ({type(value).__name__})' for name, value in items])}; key= names one."
 
 
 def _unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

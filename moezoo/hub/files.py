@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from moezoo.errors import OutputError
 
 try:
@@ -42,13 +44,14 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` into an :class:`OutputError` that names ``path`` and the free space."""
+    """Turn an ``OSError``, or safetensors' own, into an :class:`OutputError` that names ``path`` and the free space."""
     try:
         yield
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}{free_space(path)}") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written: {why}{free_space(path)}") from error
 
 
 def free_space(path: Path) -> str:
@@ -61,16 +64,37 @@ def free_space(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Let one writer at a time into ``folder``; the others wait. The lock dies with its process."""
+    """Let one writer at a time into ``folder``, and no reader; the others wait. The lock dies with its process."""
     if fcntl is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    with _locked(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def unchanging(folder: Path) -> Iterator[None]:
+    """Keep writers out of ``folder`` while several of its files are read; needs no right to write there."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except OSError:  # there is none, or its files can be read and not listed
+        descriptor = None
+    if descriptor is None:
+        yield
+        return
+    with _locked(descriptor, fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int, kind: int) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, kind)
         yield
     finally:
+        with contextlib.suppress(OSError):  # closing alone leaves it with a process forked meanwhile
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -7,11 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
-from moezoo.errors import WeightsCorrupted, WeightsUnavailable
+from moezoo.errors import HubError, NoSuchFile, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.card import local_card
 from moezoo.hub.files import STAGING, check_writable, exclusive, file_digest, output_errors
-from moezoo.hub.schema import CARD_NAME, CONFIG_NAME, PROCESSOR_NAME
+from moezoo.hub.schema import CARD_NAME, CONFIG_NAME
 from moezoo.hub.stored import StoredModel, read_stored
-from moezoo.hub.swap import swap_in, tidy
+from moezoo.hub.swap import TEXTS, swap_in, tidy
 
 
 def pull_model(
@@ -39,7 +40,7 @@ def pull_model(
     stored = read_stored(name, cache_dir=cache_dir, token=token)
     stored.weights_files()
     sources = {file: stored.fetch(file) for file in stored.hashes}
-    texts = {file: text for file in (CARD_NAME, PROCESSOR_NAME) if (text := _text(stored, file)) is not None}
+    texts = {file: text for file in TEXTS if (text := _text(stored, file)) is not None}
     content = json.loads(stored.fetch(CONFIG_NAME).read_bytes().decode("utf-8-sig"))
     with exclusive(folder), output_errors(folder):
         tidy(folder)
@@ -61,7 +62,13 @@ def pull_model(
 
 
 def _text(stored: StoredModel, name: str) -> str | None:
+    """The text of a file that a stored model need not have."""
     try:
-        return stored.fetch(name).read_text(encoding="utf-8")
+        text = stored.fetch(name).read_bytes().decode("utf-8", errors="replace")
+    except HubError as error:
+        if not isinstance(error, NoSuchFile):
+            raise
+        return None
     except WeightsUnavailable:
         return None
+    return local_card(text, stored.source) if name == CARD_NAME else text

@@ -67,7 +67,7 @@ def push_to_hub(
             ``include_backbone``, ``max_shard_size``, ``backbone``, ``backbone_args``, ``cache_dir``.
 
     Returns:
-        The name that creates this very model: ``hf-hub:user/repo@<commit>``.
+        The name that creates this very model: ``hf-hub:user/repo@<commit>``, or ``@`` the pull request's branch.
 
     Raises:
         PushError: The Hub refused or could not be reached; nothing of the model is visible.
@@ -108,8 +108,9 @@ def push_folder(
     """
     check_repo_id(repo_id, repo_id)
     check_choice("on_conflict", on_conflict, ("error", "retry"))
+    folder = Path(folder).expanduser()
     stored = read_stored(f"local-dir:{folder}")
-    files = _files(stored, Path(folder), repo_id)
+    files = _files(stored, folder, repo_id)
     push = _Push(repo_id, revision, create_pr, token)
     if constants.HF_HUB_OFFLINE:
         raise push.error("HF_HUB_OFFLINE is set", tried="Nothing was sent", advice="the same call without it")
@@ -130,7 +131,7 @@ def _files(stored: StoredModel, folder: Path, repo_id: str) -> dict[str, Path | 
     if (folder / PROCESSOR_NAME).is_file():
         files[PROCESSOR_NAME] = folder / PROCESSOR_NAME
     if (folder / CARD_NAME).is_file():
-        card = (folder / CARD_NAME).read_text(encoding="utf-8")
+        card = (folder / CARD_NAME).read_bytes().decode("utf-8", errors="replace")
         files[CARD_NAME] = published_at(card, repo_id).encode()
     return files
 
@@ -194,7 +195,7 @@ class _Push:
             attempts += 1
 
     def _send(self, files: dict[str, Path | bytes], message: str, head: Any) -> Any:
-        stale = [s.rfilename for s in head.siblings or () if is_weights(s.rfilename) and s.rfilename not in files]
+        stale = [s.rfilename for s in head.siblings or () if _is_own(s.rfilename) and s.rfilename not in files]
         return self._api.create_commit(
             self.repo_id,
             operations=[
@@ -211,10 +212,10 @@ class _Push:
         )
 
     def _holds(self, commit: str, files: dict[str, Path | bytes]) -> bool:
-        """Whether a commit shows exactly these files (and any that are no weights)."""
+        """Whether a commit shows exactly these files (and any that are not a model's)."""
         entries = self._ask(lambda: list(self._api.list_repo_tree(self.repo_id, revision=commit, recursive=True)))
         there = {e.path: e.lfs.sha256 if e.lfs else e.blob_id for e in entries if isinstance(e, RepoFile)}
-        if any(is_weights(name) and name not in files for name in there):
+        if any(_is_own(name) and name not in files for name in there):
             return False
         return all(there.get(name) in _hashes(item) for name, item in files.items())
 
@@ -257,6 +258,11 @@ class _Push:
 
     def error(self, cause: str, *, tried: str, advice: str) -> HubError:
         return PushError.of(f"{self.repo_id!r} was not pushed", cause=cause, tried=tried, advice=advice)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file belongs to the model that was pushed before, so that it goes with it."""
+    return is_weights(name) or name == PROCESSOR_NAME
 
 
 def _hashes(item: Path | bytes) -> tuple[str, str]:

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 import moezoo
 from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
-from moezoo.errors import ConfigError, OutputError
+from moezoo.errors import ConfigError
 from moezoo.hub.card import model_card
-from moezoo.hub.files import STAGING, check_writable, exclusive, free_space, output_errors
+from moezoo.hub.files import STAGING, check_writable, exclusive, output_errors
 from moezoo.hub.injected import Origin, origin_of, refuse_upcycled
 from moezoo.hub.partial import without_backbone
 from moezoo.hub.processor import processor_text
@@ -97,9 +96,10 @@ def save_pretrained(
         state, config, source = without_backbone(model, origin.config, state, cache_dir=cache_dir, token=token)
         content["config"], content["backbone"] = to_dict(config), to_dict(source)
     plan, index = plan_shards(state, max_shard_size)
-    # A model trained from scratch owes nothing to the backbone's published weights.
-    fresh = origin.weights == "fresh"
-    texts = {CARD_NAME: model_card(content, None if fresh else origin.data, repo_id=repo_id)}
+    # What began with fresh weights, or with a stored model's, owes nothing to timm's that can be known here.
+    built_on = origin.data if content["backbone"] or origin.weights.startswith("backbone:") else None
+    parent = origin.weights.removeprefix("hf-hub:").partition("@")[0] if origin.weights.startswith("hf-hub:") else None
+    texts = {CARD_NAME: model_card(content, built_on, repo_id=repo_id, parent=parent)}
     if (processor := processor_text(content["data"])) is not None:
         texts[PROCESSOR_NAME] = processor
     folder = check_writable(dir)
@@ -110,7 +110,7 @@ def save_pretrained(
         try:
             drafts = {name: staging / name for name in plan}
             for name, tensors in plan.items():
-                _write(drafts[name], {key: state[key] for key in tensors})
+                save_file({key: state[key] for key in tensors}, drafts[name], metadata={"format": "pt"})
             if index is not None:
                 drafts[INDEX_NAME] = staging / INDEX_NAME
                 drafts[INDEX_NAME].write_text(index, encoding="utf-8")
@@ -118,14 +118,6 @@ def save_pretrained(
         finally:
             tidy(folder)
     return folder
-
-
-def _write(path: Path, tensors: dict[str, Any]) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        folder = path.parent.parent
-        raise OutputError(f"{str(folder)!r} cannot be written: {error}{free_space(folder)}") from error
 
 
 def stored_config(

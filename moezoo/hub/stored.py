@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moezoo.config import decode
 from moezoo.errors import ConfigError, MoeZooError, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.files import unchanging
 from moezoo.hub.schema import (
     CONFIG_LIMIT,
     CONFIG_NAME,
@@ -28,7 +30,7 @@ from moezoo.names import canonical_stored_name
 from moezoo.registry import model_config
 
 INDEX_LIMIT = 100 * CONFIG_LIMIT
-"""Largest index of shards that is fetched, in bytes."""
+"""Largest file that is fetched beside the weights, in bytes; an index of shards may be large."""
 LARGEST = 1_000_000
 """Largest whole number in the arguments of a stored model's backbone; a rotation's theta may be larger."""
 
@@ -104,7 +106,7 @@ def read_stored(
     name = canonical_stored_name(name)
     where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        folder = _folder(name)
         path = folder / CONFIG_NAME
         if not path.is_file():
             raise WeightsUnavailable(f"{name!r}: there is no file {str(path)!r}; moezoo.save_pretrained writes one")
@@ -120,10 +122,23 @@ def read_stored(
     pinned = commit_of(path) or revision or None
 
     def fetch(file: str, sha256: str) -> Path:
-        limit = INDEX_LIMIT if file == INDEX_NAME else None
+        limit = None if file.endswith(".safetensors") else INDEX_LIMIT
         return fetch_file(repo_id, file, revision=pinned, max_bytes=limit, **where)
 
     return _parse(name, path, fetch, where)
+
+
+@contextlib.contextmanager
+def unchanged(name: str) -> Iterator[None]:
+    """Inside, no save replaces the folder of a ``local-dir:`` model: its configuration and weights are of one save."""
+    with contextlib.ExitStack() as stack:
+        if name.startswith("local-dir:"):
+            stack.enter_context(unchanging(_folder(name)))
+        yield
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix("local-dir:")).expanduser()
 
 
 def check_repo_id(repo_id: str, given: str) -> None:

@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from moezoo.hub.files import STAGING, file_digest, move_into_place, seal, write_text
-from moezoo.hub.schema import CONFIG_NAME, INDEX_NAME, SHARD, WEIGHTS_NAME, weights_hashes
+from moezoo.hub.schema import (
+    CARD_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    PROCESSOR_NAME,
+    SHARD,
+    WEIGHTS_NAME,
+    weights_hashes,
+)
 
+TEXTS = (CARD_NAME, PROCESSOR_NAME)
+"""Files beside the configuration and the weights that describe a model."""
 _STAGED = re.compile(r"model(-\d{5}-of-\d{5})?(\.safetensors\.index)?\.[0-9a-f]{16}\.(safetensors|json)")
 
 
@@ -41,8 +51,9 @@ def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], te
         folder: Where; the caller holds it by :func:`~moezoo.hub.files.exclusive`.
         drafts: The files of the weights by their plain name, on the same disk; they are moved.
         config: ``config.json``; its ``weights_sha256`` is filled in.
-        texts: Further files by name.
+        texts: Further files by name. Of :data:`TEXTS`, what an older model had and this one has not goes.
     """
+    replaces = (folder / CONFIG_NAME).is_file()
     for draft in drafts.values():
         seal(draft)
     hashes = {name: file_digest(draft) for name, draft in drafts.items()}
@@ -53,6 +64,9 @@ def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], te
     settle(folder, hashes)
     for name, text in texts.items():
         write_text(folder / name, text)
+    for name in TEXTS if replaces else ():
+        if name not in texts:
+            (folder / name).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:

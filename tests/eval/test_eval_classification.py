@@ -1,12 +1,16 @@
 import itertools
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from moezoo.errors import InputError
+from moezoo.errors import ConfigError, InputError
 from moezoo.eval import calibration_error, classification_metrics
+from moezoo.eval.answers import check_same_classes
+from moezoo.eval.tables import labels_table
 
 
 def test_figures_of_a_case_worked_out_by_hand():
@@ -98,3 +102,23 @@ def test_the_bins_of_confidence_add_up_to_the_images_and_to_their_calibration_er
     assert right == pytest.approx(400 * result.top1)
     gaps = sum(each.count * abs(each.accuracy - each.confidence) for each in result.reliability)
     assert result.calibration_error == pytest.approx(gaps / 400)
+
+
+def test_names_of_classes_tell_that_a_model_belongs_to_another_data_set(caplog):
+    with caplog.at_level(logging.WARNING):
+        for names in (None, ("cat", "dog")):
+            check_same_classes(names, ["cat", "dog"])
+        assert caplog.messages == []
+        check_same_classes(("cat", "dog"), ["0", "1"])
+    assert "cat, dog; the data set's are 0, 1" in caplog.text
+    with pytest.raises(ConfigError, match="another order"):
+        check_same_classes(("dog", "cat"), ["cat", "dog"])
+
+
+def test_brackets_in_the_name_of_a_class_are_no_markup():
+    console = Console(width=100)
+    result = classification_metrics(torch.eye(2), torch.tensor([0, 1]), ["cat [bold]", "[/] dog"])
+    with console.capture() as captured:
+        console.print(labels_table(result))
+    assert "cat [bold]" in captured.get()
+    assert "[/] dog" in captured.get()

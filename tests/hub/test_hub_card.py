@@ -19,7 +19,7 @@ from moezoo.hub.card import model_card
 LOAD = LayerLoad("blocks.2.entity_moe.moe", 640, (0.5, 0.5, 0.0, 0.0), 0.5, 0.5, 0.0, (2, 3), 0.0)
 
 
-def test_the_card_shows_routing_cost_results_and_the_dense_twin_and_its_metadata_is_valid(hub, model, tmp_path):
+def test_the_card_shows_routing_cost_results_and_the_dense_twin_and_its_metadata_is_valid(hub, model, tmp_path, capsys):
     metrics = {"dataset": "My Digits", "test_top1": 0.875, "val_top1": 0.75, "epochs": 3, "note": "a|b"}
     flops = {"executed": 1_234_567, "dense_twin": 2_000_000}
     folder = moezoo.save_pretrained(model, tmp_path, metrics=metrics, routing=[LOAD, vars(LOAD)], flops=flops)
@@ -31,6 +31,17 @@ def test_the_card_shows_routing_cost_results_and_the_dense_twin_and_its_metadata
     assert "| executed | 1,234,567 |" in card.text
     assert "dense=True" in card.text
     assert "| note | a\\|b |" in card.text
+    assert "`entity_moe` on the backbone" in card.text
+    assert f"{model.moezoo_config.num_experts} experts" in card.text
+    assert "10 classes" in card.text
+    assert "The figures above are of `My Digits`" in card.text
+    assert "licence of these weights is not stated" in card.text
+    assert "| None |" not in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    image = tmp_path / "image.png"
+    Image.new("L", (16, 16)).save(image)
+    exec(code.replace("local-dir:PATH/TO/THIS/FOLDER", f"local-dir:{folder}").replace("image.jpg", str(image)), {})
+    assert capsys.readouterr().out.startswith(f"{image} (")
     data = card.data.to_dict()
     assert data["pipeline_tag"] == "image-classification"
     assert data["library_name"] == "moezoo"

@@ -7,13 +7,16 @@ import os
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import moezoo
 from moezoo.cli import app
 from moezoo.errors import ConfigError, InputError, NonFiniteError, OutputError, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub import convert as convert_module
 from moezoo.hub import convert_pth
+from moezoo.hub.files import STAGING
 
 
 class Evil:
@@ -63,7 +66,7 @@ def test_the_state_dict_is_found_or_named(tmp_path, content, key):
         (torch.ones(1), "holds a Tensor"),
         ({"epoch": 3, "lr": 0.1}, r"epoch \(int\), lr \(float\)"),
         ({}, "no state dict"),
-        ({"a": torch.ones(1), "step": 3}, r"step \(int\)"),
+        ({**{str(i): torch.ones(1) for i in range(20)}, "step": 3}, r"step \(int\)"),
         ({1: torch.ones(1)}, "no state dict"),
     ],
 )
@@ -72,6 +75,30 @@ def test_what_is_no_state_dict_is_told_with_what_there_is(tmp_path, content, wor
     with pytest.raises(InputError, match=words):
         convert_pth(tmp_path / "w.pth")
     assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_checkpoint_that_holds_itself_ends(tmp_path):
+    content: dict = {"epoch": 3}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="no state dict"):
+        convert_pth(tmp_path / "w.pth")
+
+
+def test_a_full_disk_is_told_and_what_a_killed_save_left_is_no_failure(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
+    (tmp_path / STAGING).mkdir()
+    (tmp_path / STAGING / "theirs").touch()
+
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "save_file", full)
+        with pytest.raises(OutputError, match=r"No space left on device \([\d,]+ bytes free\)"):
+            convert_pth(tmp_path / "w.pth")
+    assert convert_pth(tmp_path / "w.pth").is_file()
+    assert (tmp_path / STAGING / "theirs").exists()
 
 
 def test_code_in_a_pickle_is_never_run(tmp_path):

@@ -34,7 +34,9 @@ def files(folder):
 def test_a_pulled_folder_holds_what_was_pushed_and_needs_no_hub(published, saved, tmp_path):
     folder = pull_model("hf-hub:user/digits", tmp_path / "pulled", cache_dir=tmp_path / "cache")
     there = {name: body for name, body in published.files("user/digits").items() if name != ".gitattributes"}
-    assert files(folder) == there
+    card, local_card = there.pop("README.md"), files(folder)["README.md"]
+    assert files(folder) == {**there, "README.md": local_card}
+    assert local_card == files(saved)["README.md"] != card
     assert there["model.safetensors"] == files(saved)["model.safetensors"]
     published.reset()
     local, pulled = (moezoo.create_model(f"local-dir:{place}", pretrained=True) for place in (saved, folder))
@@ -61,6 +63,39 @@ def test_a_failed_pull_leaves_the_model_that_was_there(published, saved, model, 
     assert files(folder) == before
 
 
+def test_a_copy_published_elsewhere_is_loaded_from_there(published, tmp_path):
+    folder = pull_model("hf-hub:user/digits", tmp_path / "pulled", cache_dir=tmp_path / "cache")
+    push_folder(folder, "user/copy", token=TOKEN)
+    card = published.files("user/copy")["README.md"].decode()
+    assert 'create_model("hf-hub:user/copy"' in card
+    assert "user/digits" not in card
+
+
+def test_no_card_and_no_image_processor_of_the_model_before_stay(published, saved, model, tmp_path):
+    (saved / "README.md").write_bytes(b"caf\xe9")  # not UTF-8, which is no reason to fail
+    push_folder(saved, "user/digits", token=TOKEN)
+    model.pretrained_cfg = {**model.pretrained_cfg, "mean": None, "std": None}
+    bare = moezoo.save_pretrained(model, saved)
+    assert not (bare / "preprocessor_config.json").exists()
+    (bare / "README.md").unlink()
+    push_folder(bare, "user/digits", token=TOKEN)
+    assert "preprocessor_config.json" not in published.files("user/digits")
+    published.put("user/bare", files(bare))
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine, of no model")
+    pull_model("hf-hub:user/bare", folder, cache_dir=tmp_path / "cache")
+    assert (folder / "README.md").read_text() == "mine, of no model"
+    pull_model("hf-hub:user/bare", folder, cache_dir=tmp_path / "cache")
+    assert sorted(files(folder)) == ["config.json", "model.safetensors"]
+
+
+def test_a_card_that_cannot_be_reached_is_not_taken_for_none(published, tmp_path):
+    published.fault("HEAD hub/.*README", "status", 99, code=403)
+    with pytest.raises(HubError, match="README"):
+        pull_model("hf-hub:user/digits", tmp_path / "pulled", cache_dir=tmp_path / "cache")
+
+
 def test_the_command_line_pushes_pulls_and_says_where(published, saved, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     run = CliRunner()
@@ -72,6 +107,8 @@ def test_the_command_line_pushes_pulls_and_says_where(published, saved, tmp_path
     done = run.invoke(app, ["pull", name, str(tmp_path / "pulled")], catch_exceptions=False)
     assert str(tmp_path / "pulled") in done.output.replace("\n", "")
     assert (tmp_path / "pulled" / "model.safetensors").exists()
+    done = run.invoke(app, ["pull", name, str(tmp_path / "a[bold]b")], catch_exceptions=False)
+    assert "a[bold]b" in done.output
     monkeypatch.delenv("HF_TOKEN")
     assert isinstance(
         run.invoke(app, ["pull", name.replace("again", "nothing"), str(tmp_path / "x")]).exception, HubError
@@ -79,7 +116,15 @@ def test_the_command_line_pushes_pulls_and_says_where(published, saved, tmp_path
     # A name of the zoo with weights of its own; what it was measured with goes along.
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     run.invoke(app, ["push", "entity_moe/test_vit", "user/vit"], catch_exceptions=False)
-    assert json.loads(published.files("user/vit")["config.json"])["name"] == "entity_moe/test_vit.last"
+    config = json.loads(published.files("user/vit")["config.json"])
+    assert config["name"] == "entity_moe/test_vit"
+    assert config["metrics"]["dataset"] == "digits"
+    card = published.files("user/vit")["README.md"].decode()
+    assert "license: mit" in card
+    assert 'create_model("hf-hub:user/vit"' in card
+    run.invoke(app, ["pull", "entity_moe/test_vit", str(tmp_path / "vit")], catch_exceptions=False)
+    there = json.loads((tmp_path / "vit" / "config.json").read_text())
+    assert there == config
 
 
 def test_four_processes_pull_at_once_and_each_file_travels_once(published, saved, tmp_path):

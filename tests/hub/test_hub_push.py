@@ -162,10 +162,11 @@ def test_without_a_token_that_may_write_the_error_says_what_to_do(writer, saved,
         push_folder(saved, REPO, token="hf_other")
 
 
-def test_only_the_models_own_files_are_published(writer, saved):
+def test_only_the_models_own_files_are_published(writer, saved, monkeypatch):
     for name in ("optimizer.pt", "config.yaml", "secrets.txt"):
         (saved / name).write_text("x")
-    push_folder(saved, REPO, token=TOKEN)
+    monkeypatch.setenv("HOME", str(saved.parent))
+    push_folder("~/saved", REPO, token=TOKEN)
     assert sorted(writer.files(REPO)) == sorted([".gitattributes", *FILES])
     assert json.loads(writer.files(REPO)["config.json"])["name"] == "entity_moe/digits"
 

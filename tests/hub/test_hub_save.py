@@ -24,6 +24,7 @@ from moezoo.hub import swap as swap_module
 from moezoo.hub.card import model_card
 from moezoo.hub.files import STAGING, check_writable
 from moezoo.hub.load import load_weights, read_stored
+from moezoo.hub.stored import StoredModel
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
@@ -294,3 +295,31 @@ def test_a_model_trained_from_scratch_claims_no_base_model(model, tmp_path):
     model.weights_origin = "backbone:x"
     moezoo.save_pretrained(model, tmp_path)
     assert "base_model: timm/x" in (tmp_path / "README.md").read_text()
+    # Loaded from a folder, nobody knows where its weights began; from the Hub, everybody does.
+    again = moezoo.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    again.pretrained_cfg = model.pretrained_cfg
+    card = (moezoo.save_pretrained(again, tmp_path / "again") / "README.md").read_text()
+    assert "base_model" not in card
+    assert "license: unknown" in card
+    again.weights_origin = "hf-hub:user/repo@main"
+    card = (moezoo.save_pretrained(again, tmp_path / "again") / "README.md").read_text()
+    assert "base_model: user/repo\n" in card
+    assert "license: unknown" in card
+
+
+def test_a_reader_is_not_disturbed_by_a_save(saved, model, monkeypatch):
+    old = moezoo.create_model(f"local-dir:{saved}", pretrained=True)
+    saver = threading.Thread(target=moezoo.save_pretrained, args=(model, saved))
+    real = StoredModel.weights_files
+
+    def slowly(stored):
+        found = real(stored)
+        saver.start()
+        saver.join(timeout=1)
+        return found
+
+    monkeypatch.setattr(StoredModel, "weights_files", slowly)
+    assert state_equal(moezoo.create_model(f"local-dir:{saved}", pretrained=True), old)
+    saver.join()
+    monkeypatch.undo()
+    assert state_equal(moezoo.create_model(f"local-dir:{saved}", pretrained=True), model)

@@ -1,0 +1,55 @@
+"""The sentences of a model card: what the model is, how it is used, and what nobody has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = 10
+"""Names of classes on a card."""
+
+
+def introduction(stored: Mapping[str, Any]) -> str:
+    """One sentence on the model, from its configuration."""
+    config, classes = stored["config"], stored["config"].get("num_classes")
+    family = str(stored["name"]).partition("/")[0]
+    kind = "dense twin of a vision Mixture-of-Experts" if config.get("dense") else "vision Mixture-of-Experts"
+    facts = [
+        f"`{family}` on the backbone `{config['model_name']}`" if config.get("model_name") else f"`{family}`",
+        f"{config['num_experts']} experts in each MoE layer" if config.get("num_experts") else "",
+        f"{classes} classes{_names(stored.get('label_names'))}" if classes else "features in place of classes",
+    ]
+    return f"A {kind}: {', '.join(filter(None, facts))}. Saved by moezoo {stored['moezoo_version']}."
+
+
+def usage(stored: Mapping[str, Any], place: str) -> str:
+    """Code that loads the model, and where it can that classifies an image file."""
+    code = f'import moezoo\n\nmodel = moezoo.create_model("{place}", pretrained=True).eval()'
+    size = (stored.get("data") or {}).get("input_size")
+    if stored["config"].get("num_classes") and size and size[0] in (1, 3):
+        code += (
+            '\nfor found in moezoo.eval.predict_files(model, ["image.jpg"], top=3):'
+            "\n    print(found.path, found.labels, found.probabilities, found.error)"
+        )
+    return f"```python\n{code}\n```"
+
+
+def limits(stored: Mapping[str, Any], licence: str | None, base_model: str | None) -> str:
+    """What is not known of the model, as a list."""
+    config, metrics = stored["config"], stored.get("metrics") or {}
+    measured = f"The figures above are of `{metrics['dataset']}`" if metrics.get("dataset") else None
+    lines = [
+        f"{measured}; nothing else was measured." if measured else "How well it does on a data set is not stated.",
+        "Any image gets one of its classes, whatever it shows." if config.get("num_classes") else "",
+        f"It began as `{base_model}`, whose terms hold too." if base_model else "",
+        f"Licence: {licence}." if licence else "The licence of these weights is not stated.",
+    ]
+    return "\n".join(f"- {line}" for line in lines if line)
+
+
+def _names(labels: Any) -> str:
+    if not labels:
+        return ""
+    # Names of classes are data: none of them may end the code span it stands in.
+    names = ", ".join(f"`{' '.join(str(label).replace('`', ' ').split())}`" for label in labels[:SHOWN])
+    return f" ({names}{', …' if len(labels) > SHOWN else ''})"
