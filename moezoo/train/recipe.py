@@ -118,9 +118,19 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
         model=merged["model"],
         dataset=dataset,
         data_options=data,
-        training=decode(TrainingConfig, merged["training"], where="training"),
+        training=decode(TrainingConfig, _fitting_warmup(merged["training"], overlays[1:]), where="training"),
         viz=decode(VizConfig, merged["viz"], where="viz"),
     )
+
+
+def _fitting_warmup(training: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A run that is made shorter than its recipe's gets a warm-up of half of it at most, unless one was asked for."""
+    asked = any("warmup_epochs" in overlay.get("training", {}) for overlay in given)
+    epochs = training.get("epochs", TrainingConfig.epochs)
+    warmup = training.get("warmup_epochs", TrainingConfig.warmup_epochs)
+    if asked or type(epochs) is not int or epochs < 1 or not isinstance(warmup, (int, float)) or warmup <= epochs / 2:
+        return dict(training)
+    return {**training, "warmup_epochs": epochs / 2}
 
 
 def _stored_recipe(name: str) -> dict[str, Any]:

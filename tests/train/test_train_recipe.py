@@ -113,6 +113,16 @@ def test_a_complete_file_of_another_variant_is_not_taken_without_a_word(tmp_path
         )
 
 
+def test_a_shortened_run_has_a_warmup_that_fits_unless_one_was_asked_for(tmp_path):
+    preset = resolve_recipe("entity_moe/digits").training
+    assert preset.warmup_epochs == 3
+    assert resolve_recipe("entity_moe/digits", assignments=["training.epochs=10"]).training.warmup_epochs == 3
+    assert resolve_recipe("entity_moe/digits", assignments=["training.epochs=1"]).training.warmup_epochs == 0.5
+    (tmp_path / "mine.yaml").write_text("training: {warmup_epochs: 2}")
+    with pytest.raises(ConfigError, match="warmup_epochs"):
+        resolve_recipe("entity_moe/digits", file=tmp_path / "mine.yaml", assignments=["training.epochs=1"])
+
+
 def test_a_layer_that_is_not_there_is_found_before_the_training():
     with pytest.raises(ConfigError, match=r"viz\.layer='blocks\.9'.*blocks\.3\.entity_moe\.moe"):
         create_for(resolve_recipe("entity_moe/digits", assignments=["viz.layer=blocks.9"]))
