@@ -40,6 +40,11 @@ class LayerLoad:
         return self.max_share * self.num_experts - 1
 
 
+def short_name(layer: str) -> str:
+    """``blocks.3.entity_moe.moe`` as ``blocks.3``: the adapter's own path says nothing more."""
+    return layer.partition(".entity_moe")[0] or layer
+
+
 class LoadCounter:
     """Adds up routing over many batches: ``counter.add(records)`` after each, then ``counter.report()``."""
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from moezoo.eval.classification import Classification
 from moezoo.eval.robustness import Robustness
-from moezoo.eval.routing import LayerLoad
+from moezoo.eval.routing import LayerLoad, short_name
 
 EXPERT_STYLES = ("blue", "yellow", "green", "magenta", "cyan", "red", "bright_magenta", "bright_yellow")
 BAR = 24
@@ -107,7 +107,7 @@ def routing_table(routing: Sequence[LayerLoad], title: str = "Expert load") -> T
     for load in routing:
         dead = f"[bold red]{len(load.dead_experts)} of {load.num_experts}[/]" if load.dead_experts else "none"
         table.add_row(
-            load.layer.partition(".entity_moe")[0],
+            short_name(load.layer),
             _bar(load.share),
             f"{load.max_share:.0%}",
             f"{load.min_share:.0%}",

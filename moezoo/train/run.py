@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from moezoo.hub.save import save_pretrained
 from moezoo.measure.flops import flops
 from moezoo.moe.layer import MoELayer
 from moezoo.names import did_you_mean, is_stored_name
+from moezoo.registry import build
 from moezoo.train.checkpoint.ranks import on_main
 from moezoo.train.device import make_accelerator
 from moezoo.train.folder import open_run
@@ -134,17 +136,27 @@ def train_recipe(
 
 def _save(model: nn.Module, path: Path, figures: dict[str, Any], splits: Splits, result: TrainingResult) -> None:
     images = torch.stack([splits.test[i][0] for i in range(min(len(splits.test), FLOPS_IMAGES))])  # type: ignore[arg-type]
-    cost = None
-    with contextlib.suppress(MoeZooError):  # a model that cannot be counted (a compiled one) is saved all the same
-        cost = {"executed": round(flops(model, images).executed / len(images))}
     save_pretrained(
         model,
         path,
         metrics=figures,
         label_names=splits.label_names,
         routing=result.test.routing or None,
-        flops=cost,
+        flops=_cost(model, images) or None,
     )
+
+
+def _cost(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    """Executed FLOPs of one of ``images``, and the dense twin's."""
+    cost: dict[str, int] = {}
+    with contextlib.suppress(MoeZooError):  # a model that cannot be counted (a compiled one) is saved all the same
+        cost["executed"] = round(flops(model, images).executed / len(images))
+        config: Any = getattr(model, "moezoo_config", None)
+        if getattr(config, "dense", None) is False:
+            with torch.device("meta"):
+                twin = build(dataclasses.replace(config, dense=True)).eval()
+            cost["dense_twin"] = round(flops(twin, images.to("meta")).executed / len(images))
+    return cost
 
 
 def _figures(recipe: Recipe, splits: Splits, result: TrainingResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import LayerLoad
+from moezoo.eval.routing import short_name
 from moezoo.train.result import EpochMetrics
 from moezoo.viz.style import INK, MUTED, expert_colors, new_figure, polish
 
@@ -41,7 +42,7 @@ def load_figure(history: Sequence[EpochMetrics]) -> Figure:
         dead = f", {len(last.dead_experts)} dead" if last.dead_experts else ""
         bands = last.num_experts <= BANDS
         label = "share of the tokens, dashed: even" if bands else "expert"
-        polish(ax, _short(last.layer), xlabel="epoch", ylabel=label, grid=False)
+        polish(ax, short_name(last.layer), xlabel="epoch", ylabel=label, grid=False)
         ax.set_title(f"load entropy {last.load_entropy:.3f}{dead}", loc="right", fontsize=9, color=MUTED, pad=8)
     for ax in axes[len(layers) :]:
         ax.set_visible(False)
@@ -90,8 +91,3 @@ def _heat_map(ax: Axes, epochs: Sequence[int], loads: Sequence[LayerLoad]) -> No
     bar.set_label("load, 1 = even", fontsize=9, color=MUTED)
     bar.ax.tick_params(labelsize=8, labelcolor=MUTED)
     bar.outline.set_visible(False)
-
-
-def _short(layer: str) -> str:
-    """``blocks.3.entity_moe.moe`` as ``blocks.3``: the adapter's own path says nothing more."""
-    return layer.partition(".entity_moe")[0] or layer

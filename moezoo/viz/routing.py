@@ -12,9 +12,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from moezoo.errors import InputError
-from moezoo.eval.routing import first_expert
+from moezoo.eval.routing import first_expert, short_name
 from moezoo.moe.record import RoutingRecord
-from moezoo.viz.load import _short
 from moezoo.viz.style import ALERT, INK, MUTED, expert_colors, new_figure
 
 COLUMNS = 8
@@ -81,7 +80,7 @@ def routing_figure(
                 count = records[layer].routing.num_experts
                 _overlay(ax, maps[layer][index].numpy(), pixels[index].shape[:2], count, opacity)
             if index % columns == 0:
-                ax.set_ylabel("input" if layer is None else _short(records[layer].name), fontsize=9.5, color=INK)
+                ax.set_ylabel("input" if layer is None else short_name(records[layer].name), fontsize=9.5, color=INK)
         if titles is not None:
             mistake = wrong is not None and wrong[index]
             column[0].set_title(

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import LayerLoad
-from moezoo.viz.load import _short
+from moezoo.eval.routing import short_name
 from moezoo.viz.style import INK, MUTED, expert_colors, new_figure, polish
 
 NUMBERED = 10
@@ -39,6 +39,6 @@ def shares_figure(routing: Sequence[LayerLoad], title: str = "Expert load") -> F
         ax.text(1.01, row, f"entropy {load.load_entropy:.3f}{dead}", va="center", fontsize=8.5, color=MUTED)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set_yticks(range(len(routing)), [_short(load.layer) for load in routing], color=INK)
+    ax.set_yticks(range(len(routing)), [short_name(load.layer) for load in routing], color=INK)
     ax.invert_yaxis()
     return figure

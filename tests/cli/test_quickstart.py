@@ -76,6 +76,9 @@ def test_the_table_compares_equal_costs(finished):
     assert moe["parameters"] > dense["parameters"]
     assert moe["active_parameters"] == pytest.approx(dense["active_parameters"], rel=0.02)
     assert moe["executed_flops_per_image"] == pytest.approx(dense["executed_flops_per_image"], rel=0.02)
+    cost = json.loads((folder / "moe" / "config.json").read_text())["flops"]  # the model's card shows them
+    assert cost["executed"] == pytest.approx(moe["executed_flops_per_image"], rel=0.02)
+    assert cost["dense_twin"] == pytest.approx(dense["executed_flops_per_image"], rel=1e-6)
     assert dense["latency_ratio"] == 1.0
     assert f"{moe['parameters']:,}" in output
     assert f"{moe['test_accuracy']:.2%}" in output
