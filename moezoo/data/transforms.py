@@ -36,26 +36,25 @@ class Prepare:
 
 
 def _evaluation(input: ImageInput) -> Callable[[Image.Image], Tensor]:
-    return create_transform(
-        input_size=input.input_size,
-        is_training=False,
-        mean=input.channel_mean,
-        std=input.channel_std,
-        interpolation=input.interpolation,
-        crop_pct=input.crop_pct,
-        crop_mode=input.crop_mode,
-    )
+    return create_transform(**_common(input), is_training=False, crop_pct=input.crop_pct, crop_mode=input.crop_mode)
+
+
+def _common(input: ImageInput) -> dict[str, Any]:
+    """What training and evaluation share."""
+    return {
+        "input_size": input.input_size,
+        "mean": input.channel_mean,
+        "std": input.channel_std,
+        "interpolation": input.interpolation,
+    }
 
 
 def _training(input: ImageInput, augmentation: Augmentation) -> Callable[[Image.Image], Tensor]:
     jitter: dict[str, Any] = {"color_jitter": augmentation.color_jitter or None}  # None: no such step at all
     try:
         return create_transform(
-            input_size=input.input_size,
+            **_common(input),
             is_training=True,
-            mean=input.channel_mean,
-            std=input.channel_std,
-            interpolation=input.interpolation,
             scale=augmentation.scale,
             ratio=augmentation.ratio,
             hflip=augmentation.hflip,

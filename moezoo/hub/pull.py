@@ -9,10 +9,10 @@ from pathlib import Path
 
 from moezoo.errors import HubError, NoSuchFile, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.card import local_card
-from moezoo.hub.files import STAGING, check_writable, exclusive, file_digest, output_errors
+from moezoo.hub.files import check_writable, file_digest
 from moezoo.hub.schema import CARD_NAME, CONFIG_NAME
 from moezoo.hub.stored import StoredModel, read_stored
-from moezoo.hub.swap import TEXTS, swap_in, tidy
+from moezoo.hub.swap import TEXTS, drafting, swap_in
 
 
 def pull_model(
@@ -42,22 +42,16 @@ def pull_model(
     sources = {file: stored.fetch(file) for file in stored.hashes}
     texts = {file: text for file in TEXTS if (text := _text(stored, file)) is not None}
     content = json.loads(stored.fetch(CONFIG_NAME).read_bytes().decode("utf-8-sig"))
-    with exclusive(folder), output_errors(folder):
-        tidy(folder)
-        staging = folder / STAGING
-        staging.mkdir()
-        try:
-            drafts = {file: staging / file for file in sources}
-            for file, source in sources.items():
-                shutil.copyfile(source, drafts[file])
-                if (got := file_digest(drafts[file])) != stored.hashes[file]:
-                    raise WeightsCorrupted(
-                        f"{name}: {file} is not the file its config.json was saved with: expected sha256 "
-                        f"{stored.hashes[file]}, got {got}"
-                    )
-            swap_in(folder, drafts, content, texts)
-        finally:
-            tidy(folder)
+    with drafting(folder) as staging:
+        drafts = {file: staging / file for file in sources}
+        for file, source in sources.items():
+            shutil.copyfile(source, drafts[file])
+            if (got := file_digest(drafts[file])) != stored.hashes[file]:
+                raise WeightsCorrupted(
+                    f"{name}: {file} is not the file its config.json was saved with: expected sha256 "
+                    f"{stored.hashes[file]}, got {got}"
+                )
+        swap_in(folder, drafts, content, texts)
     return folder
 
 

@@ -17,7 +17,7 @@ from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError
 from moezoo.hub.card import model_card
-from moezoo.hub.files import STAGING, check_writable, exclusive, output_errors
+from moezoo.hub.files import check_writable
 from moezoo.hub.injected import Origin, origin_of, refuse_upcycled
 from moezoo.hub.partial import without_backbone
 from moezoo.hub.processor import processor_text
@@ -33,7 +33,7 @@ from moezoo.hub.schema import (
 )
 from moezoo.hub.shards import plan_shards
 from moezoo.hub.state import portable_state, refuse_nonfinite, unwrapped
-from moezoo.hub.swap import config_text, swap_in, tidy
+from moezoo.hub.swap import config_text, drafting, swap_in
 
 
 def save_pretrained(
@@ -103,20 +103,14 @@ def save_pretrained(
     if (processor := processor_text(content["data"])) is not None:
         texts[PROCESSOR_NAME] = processor
     folder = check_writable(dir)
-    with exclusive(folder), output_errors(folder):
-        tidy(folder)
-        staging = folder / STAGING
-        staging.mkdir()
-        try:
-            drafts = {name: staging / name for name in plan}
-            for name, tensors in plan.items():
-                save_file({key: state[key] for key in tensors}, drafts[name], metadata={"format": "pt"})
-            if index is not None:
-                drafts[INDEX_NAME] = staging / INDEX_NAME
-                drafts[INDEX_NAME].write_text(index, encoding="utf-8")
-            swap_in(folder, drafts, content, texts)
-        finally:
-            tidy(folder)
+    with drafting(folder) as staging:
+        drafts = {name: staging / name for name in plan}
+        for name, tensors in plan.items():
+            save_file({key: state[key] for key in tensors}, drafts[name], metadata={"format": "pt"})
+        if index is not None:
+            drafts[INDEX_NAME] = staging / INDEX_NAME
+            drafts[INDEX_NAME].write_text(index, encoding="utf-8")
+        swap_in(folder, drafts, content, texts)
     return folder
 
 

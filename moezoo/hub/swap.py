@@ -13,11 +13,11 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moezoo.hub.files import STAGING, file_digest, move_into_place, seal, write_text
+from moezoo.hub.files import STAGING, exclusive, file_digest, move_into_place, output_errors, seal, write_text
 from moezoo.hub.schema import (
     CARD_NAME,
     CONFIG_NAME,
@@ -44,11 +44,28 @@ def config_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+@contextlib.contextmanager
+def drafting(folder: Path) -> Iterator[Path]:
+    """Own ``folder`` while open; inside it a place for drafts, on the same disk. What no save finished is tidied up.
+
+    Raises:
+        OutputError: ``folder`` cannot be written, or its disk is full.
+    """
+    with exclusive(folder), output_errors(folder):
+        tidy(folder)
+        staging = folder / STAGING
+        staging.mkdir()
+        try:
+            yield staging
+        finally:
+            tidy(folder)
+
+
 def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], texts: Mapping[str, str]) -> None:
     """Make ``folder`` hold the model of these files, and of no others.
 
     Args:
-        folder: Where; the caller holds it by :func:`~moezoo.hub.files.exclusive`.
+        folder: Where; the caller holds it by :func:`drafting`.
         drafts: The files of the weights by their plain name, on the same disk; they are moved.
         config: ``config.json``; its ``weights_sha256`` is filled in.
         texts: Further files by name. Of :data:`TEXTS`, what an older model had and this one has not goes.

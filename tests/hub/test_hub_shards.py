@@ -185,7 +185,7 @@ def test_a_save_of_shards_killed_at_any_rename_leaves_one_whole_model(whole, tmp
         folder = moezoo.save_pretrained(other, tmp_path / str(at), max_shard_size="200KB")
         with monkeypatch.context() as patch:
             patch.setattr(files_module.os, "replace", replace)
-            patch.setattr("moezoo.hub.save.tidy", lambda folder: None)  # no chance to tidy up
+            patch.setattr("moezoo.hub.swap.tidy", lambda folder: None)  # no chance to tidy up
             moves = at
             with pytest.raises(Killed):
                 moezoo.save_pretrained(whole, folder, max_shard_size="300KB")

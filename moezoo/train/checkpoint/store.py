@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moezoo.errors import CheckpointError, ConfigError, InputError, MoeZooWarning, OutputError
-from moezoo.hub.files import file_digest, flush_folder, free_space, move_into_place, output_errors, seal
+from moezoo.errors import CheckpointError, ConfigError, InputError, MoeZooWarning
+from moezoo.hub.files import file_digest, flush_folder, move_into_place, output_errors, seal
 from moezoo.hub.state import portable, refuse_nonfinite
 from moezoo.names import did_you_mean
 from moezoo.train.checkpoint import places
@@ -141,10 +141,7 @@ def _save(
             files = {}
             for name, group in groups.items():
                 file = draft / f"{name}{SUFFIX}"
-                try:
-                    save_file(group, file, metadata={"format": "pt"})
-                except SafetensorError as error:
-                    raise OutputError(f"{str(file)!r} cannot be written: {error}{free_space(folder)}") from error
+                save_file(group, file, metadata={"format": "pt"})
                 seal(file)
                 files[file.name] = file_digest(file)
             state = draft / STATE_NAME
