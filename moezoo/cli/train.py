@@ -47,10 +47,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
         )
-    main = is_main_process()
-    leave_processes()
-    if not main:
-        return
+    leave_processes()  # only the main one comes back
     viz = recipe.viz
     pictures = run_pictures(
         run.model, run.splits, {name: run.result}, folder, images=viz.images, layer=viz.layer, dpi=viz.dpi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,17 @@ def is_main_process() -> bool:
 
 
 def leave_processes() -> None:
-    """Say farewell to the other processes, where there are some; nothing can be exchanged with them afterwards."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    """Say farewell to the other processes, where there are some; the main one goes on alone, any other ends here.
+
+    The others end without the interpreter's teardown: a thread of the transport may still be letting go of its last
+    tensor, for which it waits for the interpreter's lock, and being refused that during a teardown aborts the whole
+    process, long after its work was done.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    main = is_main_process()
+    dist.destroy_process_group()
+    if not main:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
