@@ -17,6 +17,7 @@ _EXPORTS = {
     "register_dataset": "moezoo.data.load",
     "Splits": "moezoo.data.splits",
     "ImageTensors": "moezoo.data.splits",
+    "CaptionedImages": "moezoo.data.captioned",
     "CaptionedSplits": "moezoo.data.captioned",
     "ReidSplits": "moezoo.data.reid.splits",
     "ImageItems": "moezoo.data.items",
@@ -30,7 +31,7 @@ _EXPORTS = {
 }
 
 if TYPE_CHECKING:
-    from moezoo.data.captioned import CaptionedSplits
+    from moezoo.data.captioned import CaptionedImages, CaptionedSplits
     from moezoo.data.images import read_image
     from moezoo.data.items import ImageItems, LabelledImages
     from moezoo.data.load import input_options, load_dataset, register_dataset, resolved_options
@@ -46,6 +47,7 @@ __all__ = [
     "register_dataset",
     "Splits",
     "ImageTensors",
+    "CaptionedImages",
     "CaptionedSplits",
     "ReidSplits",
     "ImageItems",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from moezoo.data.items import ImageItems
 from moezoo.data.skipped import Skipped
 from moezoo.data.splits import Shown
+from moezoo.errors import DataError
 
 
 class CaptionedImages(ImageItems):
@@ -33,6 +36,38 @@ class CaptionedImages(ImageItems):
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]] | Skipped:
         image = self.image(index)
         return image if isinstance(image, Skipped) else (image, self.captions(index))
+
+
+C = TypeVar("C", bound=CaptionedImages)
+
+
+def derangement(number: int, seed: int = 0) -> np.ndarray:
+    """(number,) For each index another one, no two the same; one fixed circle through all of them per seed.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if number < 2:
+        raise DataError(f"captions of {number} image cannot be shuffled: there must be two or more")
+    order = np.random.RandomState(seed).permutation(number)
+    others = np.empty(number, dtype=np.int64)
+    others[order] = np.roll(order, 1)
+    return others
+
+
+def shuffled_captions(images: C, seed: int = 0) -> C:
+    """The same images, each with the sentences of another one: a control that shows what the match is worth.
+
+    Args:
+        images: Two or more.
+        seed: Draws who gets whose; the same each time.
+
+    Raises:
+        DataError: There is only one image.
+    """
+    other = copy.copy(images)
+    other._captions = [images.captions(int(i)) for i in derangement(len(images), seed)]
+    return other
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,6 @@ CATALOGUE: dict[str, Card] = {
         "for research only; ask its authors",
     ),
     "cluttered_digits": Card("labels", "generated", "one digit among scraps of others, 64 x 64, its place known"),
-    "shapes": Card("captions", "generated", "coloured shapes with five true sentences each, 64 x 64"),
+    "shapes": Card("captions", "generated", "coloured shapes with true sentences, 64 x 64; held-out combinations"),
     "trispectral": Card("re-ID", "generated", "figures in three spectra, with cues of known spectrum and scale"),
 }

@@ -7,7 +7,9 @@ import sys
 import unicodedata
 
 import pytest
+import torch
 from dataset_folders import FLICKR, flickr8k, photo, write
+from torch.utils.data import DataLoader
 
 from moezoo.data import Skipped, load_dataset
 from moezoo.data.flickr8k import read_csv_captions, read_tokens
@@ -98,6 +100,26 @@ def test_file_names_in_any_script_and_spelling_are_found(tmp_path):
     splits = load(root)
     assert sum(len(part) for part in (splits.train, splits.val, splits.test)) == 5
     assert splits.test[0][0].shape == (3, 16, 16)
+
+
+def test_photographs_of_any_size_are_batched_with_their_own_sentences_wherever_one_stands(tmp_path, monkeypatch):
+    root, sizes = tmp_path / "set", [(24, 20), (20, 40), (60, 18), (16, 16), (33, 31)]
+    for i, size in enumerate(sizes):
+        write(root / "Images" / f"{i}.jpg", photo(i, size))
+    rows = [f"{i}.jpg,sentence {j} of {i}" for i in range(5) for j in range(5)]
+    (root / "captions.txt").write_text("\n".join(["image,caption", *rows]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    splits = load("set")
+    for part in (splits.train, splits.val, splits.test):
+        images, captions = next(iter(DataLoader(part, len(part))))
+        assert images.shape == (len(part), 3, 16, 16)
+        names = [part.describe(i).rpartition("/")[2].removesuffix(".jpg") for i in range(len(part))]
+        for j, column in enumerate(captions):
+            assert list(column) == [f"sentence {j} of {name}" for name in names]
+    reads = {splits.train[0][0].numpy().tobytes() for _ in range(20)}
+    assert len(reads) > 1  # cut at random in training
+    plain = load(root, augment=False).train[0][0]
+    assert torch.equal(plain, load(root, augment=False).train[0][0])
 
 
 @pytest.mark.parametrize(
