@@ -6,16 +6,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+from timm.models import PretrainedCfg
 from torch import nn
 
-from moezoo.backbones.create import load_backbone_weights, pretrained_cfg
+from moezoo.backbones.create import has_backbone, load_backbone_weights, pretrained_cfg
 from moezoo.backbones.features import FeatureModel
 from moezoo.config import override
-from moezoo.errors import ConfigError, WeightsUnavailable
+from moezoo.errors import ConfigError, DataError, WeightsCorrupted, WeightsMismatch, WeightsUnavailable
 from moezoo.hub.adapted import load_stored, unless_given
 from moezoo.hub.backbone import published_weights
 from moezoo.hub.load import load_checkpoint
 from moezoo.hub.published import complete_config
+from moezoo.hub.single_file import read_single_file
 from moezoo.hub.stored import StoredModel, read_stored, unchanged
 from moezoo.names import canonical_stored_name, is_stored_name, nearest
 from moezoo.registry import build, model_config, model_weights, resolve
@@ -66,6 +69,7 @@ def create_model(
         model = _from_registry(name, pretrained, cache_dir, token, overrides)
     if checkpoint_path is not None:
         model.weights_origin = load_checkpoint(model, checkpoint_path)  # type: ignore[assignment]
+        _take_company(model, checkpoint_path)
     if features_only:
         return _features(model, out_indices)
     if out_indices is not None:
@@ -74,8 +78,12 @@ def create_model(
 
 
 def get_pretrained_cfg(name: str) -> Any:
-    """timm's ``PretrainedCfg`` of the model's backbone (size, mean, std, source of its weights)."""
-    return pretrained_cfg(model_config(name))
+    """timm's ``PretrainedCfg`` of the model's backbone (size, mean, std, source of its weights), or of the model."""
+    config = model_config(name)
+    if has_backbone(config):
+        return pretrained_cfg(config)
+    with torch.device("meta"):
+        return PretrainedCfg(**build(config).pretrained_cfg)
 
 
 def _from_registry(
@@ -92,6 +100,7 @@ def _from_registry(
             stored = read_stored(source, cache_dir=cache_dir, token=token)
             config = unless_given(config, stored.config, overrides)
             model = load_stored(stored, config, build)
+            _give_tokenizer(model, config, stored.tokenizer_text(), f"{stored.source}: tokenizer.json")
         _sign(model, canonical, config, source, _labels(stored, config))
         _prepare_alike(model, config, stored)
         return model
@@ -117,6 +126,8 @@ def _weights_source(name: str, pretrained: bool | str) -> str | None:
         )
     own = model_weights(name)
     own = None if own == "backbone" else own
+    if own is None and not has_backbone(model_config(name)):
+        raise WeightsUnavailable(f"{name!r} has no pretrained weights, and no backbone that could have some.")
     if pretrained == "full" and own is None:
         raise WeightsUnavailable(
             f"{name!r} has no moezoo weights yet. pretrained=True takes the backbone's, under a MoE that changes "
@@ -146,6 +157,8 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
         stored = read_stored(name, cache_dir=cache_dir, token=token)
         config = override(stored.config, overrides, where=name)
         model = load_stored(stored, config, build) if pretrained else build(config)
+        if pretrained:
+            _give_tokenizer(model, config, stored.tokenizer_text(), f"{stored.source}: tokenizer.json")
     if not pretrained:
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
     _sign(model, stored.name, config, name if pretrained else "fresh", _labels(stored, config))
@@ -157,6 +170,22 @@ def _labels(stored: StoredModel, config: Any) -> Any:
     """The stored names of the classes, unless the model has other classes."""
     classes = [getattr(each, "num_classes", None) for each in (stored.config, config)]
     return stored.label_names if classes[0] == classes[1] else None
+
+
+def _give_tokenizer(model: nn.Module, config: Any, text: str | None, where: str) -> None:
+    """Let the model read text as the stored one did; its embedding means nothing under another vocabulary."""
+    if text is None:
+        return
+    from moezoo.data.text import Tokenizer
+
+    size = getattr(config, "vocab_size", None)
+    try:
+        tokenizer = Tokenizer.from_json(text)
+    except DataError as error:
+        raise WeightsCorrupted(f"{where}: {error}") from None
+    if size is not None and tokenizer.vocab_size > size:
+        raise WeightsMismatch(f"{where} has {tokenizer.vocab_size:,} tokens, the model vocab_size={size:,}")
+    model.tokenizer = tokenizer  # type: ignore[assignment]
 
 
 def _prepare_alike(model: nn.Module, config: Any, stored: StoredModel) -> None:
@@ -172,6 +201,17 @@ def _prepare_alike(model: nn.Module, config: Any, stored: StoredModel) -> None:
     else:  # one value per channel
         data = {key: value for key, value in data.items() if key not in ("mean", "std")}
     model.pretrained_cfg = model.default_cfg = {**cfg, **data}  # type: ignore[assignment]
+
+
+def _take_company(model: nn.Module, path: str | Path) -> None:
+    """Names of the classes and tokenizer, where the file of the weights has them with it."""
+    found = read_single_file(path)
+    if found is None:
+        return
+    if found.label_names is not None and len(found.label_names) == getattr(model, "num_classes", None):
+        model.label_names = found.label_names  # type: ignore[assignment]
+    if getattr(model, "takes_text", False):
+        _give_tokenizer(model, model.moezoo_config, found.tokenizer, f"{str(path)!r}: its tokenizer")
 
 
 def _features(model: nn.Module, out_indices: Any) -> nn.Module:

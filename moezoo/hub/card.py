@@ -36,6 +36,7 @@ def model_card(
     cfg = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
     config, metrics = stored["config"], stored.get("metrics") or {}
     task = "image-feature-extraction" if config.get("num_classes") == 0 else "image-classification"
+    task = "image-to-text" if config.get("captioner") else task
     results = _results(metrics, task)
     licence, base_model = cfg.get("license"), parent or _base_model(stored, cfg)
     data = ModelCardData(

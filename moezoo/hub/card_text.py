@@ -7,6 +7,8 @@ from typing import Any
 
 SHOWN = 10
 """Names of classes on a card."""
+NOTES = {"diff_moe": "Diff-MoE reads images and text, and has nothing to do with diffusion. "}
+"""A sentence more on families whose name does not say it."""
 
 
 def introduction(stored: Mapping[str, Any]) -> str:
@@ -14,12 +16,15 @@ def introduction(stored: Mapping[str, Any]) -> str:
     config, classes = stored["config"], stored["config"].get("num_classes")
     family = str(stored["name"]).partition("/")[0]
     kind = "dense twin of a vision Mixture-of-Experts" if config.get("dense") else "vision Mixture-of-Experts"
+    experts = config.get("num_experts") or config.get("num_general_experts")
+    answers = "writes a sentence about an image" if config.get("captioner") else "features in place of classes"
     facts = [
         f"`{family}` on the backbone `{config['model_name']}`" if config.get("model_name") else f"`{family}`",
-        f"{config['num_experts']} experts in each MoE layer" if config.get("num_experts") else "",
-        f"{classes} classes{_names(stored.get('label_names'))}" if classes else "features in place of classes",
+        f"{experts} experts in each MoE layer" if experts else "",
+        f"{classes} classes{_names(stored.get('label_names'))}" if classes else answers,
     ]
-    return f"A {kind}: {', '.join(filter(None, facts))}. Saved by moezoo {stored['moezoo_version']}."
+    told = f"A {kind}: {', '.join(filter(None, facts))}. {NOTES.get(family, '')}"
+    return f"{told}Saved by moezoo {stored['moezoo_version']}."
 
 
 def usage(stored: Mapping[str, Any], place: str) -> str:

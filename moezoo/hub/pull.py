@@ -39,17 +39,18 @@ def pull_model(
     folder = check_writable(dir)
     stored = read_stored(name, cache_dir=cache_dir, token=token)
     stored.weights_files()
-    sources = {file: stored.fetch(file) for file in stored.hashes}
+    files = {**stored.hashes, **stored.tokenizer}
+    sources = {file: stored.fetch(file) for file in files}
     texts = {file: text for file in TEXTS if (text := _text(stored, file)) is not None}
     content = json.loads(stored.fetch(CONFIG_NAME).read_bytes().decode("utf-8-sig"))
     with drafting(folder) as staging:
         drafts = {file: staging / file for file in sources}
         for file, source in sources.items():
             shutil.copyfile(source, drafts[file])
-            if (got := file_digest(drafts[file])) != stored.hashes[file]:
+            if (got := file_digest(drafts[file])) != files[file]:
                 raise WeightsCorrupted(
                     f"{name}: {file} is not the file its config.json was saved with: expected sha256 "
-                    f"{stored.hashes[file]}, got {got}"
+                    f"{files[file]}, got {got}"
                 )
         swap_in(folder, drafts, content, texts)
     return folder

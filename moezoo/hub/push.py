@@ -27,7 +27,7 @@ from moezoo.hub.failures import FAILURES, is_passing, reason, remedy, status
 from moezoo.hub.fetch import ATTEMPTS, PATIENCE_SECONDS
 from moezoo.hub.files import file_digest
 from moezoo.hub.save import save_pretrained
-from moezoo.hub.schema import CARD_NAME, CONFIG_NAME, PROCESSOR_NAME
+from moezoo.hub.schema import CARD_NAME, CONFIG_NAME, PROCESSOR_NAME, TOKENIZER_NAME
 from moezoo.hub.stored import StoredModel, check_repo_id, read_stored
 from moezoo.hub.swap import is_weights
 from moezoo.moe.checks import check_choice
@@ -124,7 +124,7 @@ def push_folder(
 def _files(stored: StoredModel, folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     """What is published, by name: never what else lies in the folder."""
     files: dict[str, Path | bytes] = {CONFIG_NAME: folder / CONFIG_NAME}
-    for name, sha256 in stored.hashes.items():
+    for name, sha256 in {**stored.hashes, **stored.tokenizer}.items():
         files[name] = path = stored.fetch(name)
         if (got := file_digest(path)) != sha256:
             raise WeightsCorrupted(f"{str(path)!r} is not the file that was saved: expected sha256 {sha256}, got {got}")
@@ -262,7 +262,7 @@ class _Push:
 
 def _is_own(name: str) -> bool:
     """Whether a file belongs to the model that was pushed before, so that it goes with it."""
-    return is_weights(name) or name == PROCESSOR_NAME
+    return is_weights(name) or name in (PROCESSOR_NAME, TOKENIZER_NAME)
 
 
 def _hashes(item: Path | bytes) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from moezoo.hub.schema import (
     INDEX_NAME,
     MODEL_TYPE,
     PROCESSOR_NAME,
+    TOKENIZER_NAME,
     DataConfig,
 )
 from moezoo.hub.shards import plan_shards
@@ -54,7 +55,8 @@ def save_pretrained(
 ) -> Path:
     """Write a model into a folder, in place of a model saved there before.
 
-    That is the weights, ``config.json``, ``preprocessor_config.json`` for transformers and a card, ``README.md``.
+    That is the weights, ``config.json``, ``preprocessor_config.json`` for transformers and a card, ``README.md``; and
+    ``tokenizer.json``, where ``model.tokenizer`` is set.
 
     Args:
         model: A model that moezoo built, or one of timm or transformers that :func:`moezoo.inject_moe` was applied to.
@@ -79,7 +81,8 @@ def save_pretrained(
     Raises:
         InputError: No configuration can rebuild the model (the text says why), its state holds more than plain tensors,
             or its backbone is not the published one.
-        ConfigError: ``metrics`` is not plain JSON, the labels do not fit ``num_classes``, or the pooling was changed.
+        ConfigError: ``metrics`` is not plain JSON, the labels do not fit ``num_classes``, the tokenizer is larger than
+            ``vocab_size``, or the pooling was changed.
         NonFiniteError: A tensor holds NaN or infinity; nothing is written.
         OutputError: The folder cannot be written; a model saved there before is still whole.
         HubError: The published backbone cannot be reached.
@@ -92,6 +95,7 @@ def save_pretrained(
     content = stored_config(model, origin, metrics=metrics, label_names=label_names, routing=routing, flops=flops)
     state = portable_state(model)
     refuse_nonfinite(state, "save_pretrained")
+    tokenizer = _tokenizer_text(model, origin.config)
     if not include_backbone:
         state, config, source = without_backbone(model, origin.config, state, cache_dir=cache_dir, token=token)
         content["config"], content["backbone"] = to_dict(config), to_dict(source)
@@ -110,6 +114,9 @@ def save_pretrained(
         if index is not None:
             drafts[INDEX_NAME] = staging / INDEX_NAME
             drafts[INDEX_NAME].write_text(index, encoding="utf-8")
+        if tokenizer is not None:
+            drafts[TOKENIZER_NAME] = staging / TOKENIZER_NAME
+            drafts[TOKENIZER_NAME].write_bytes(tokenizer.encode("utf-8"))
         swap_in(folder, drafts, content, texts)
     return folder
 
@@ -146,6 +153,7 @@ def stored_config(
         "flops": _plain("flops", flops),
         "backbone": None,
         "weights_sha256": "0" * 64,
+        "tokenizer_sha256": None,
     }
     if (size := len(config_text(content).encode())) > CONFIG_LIMIT:
         raise ConfigError(
@@ -153,6 +161,15 @@ def stored_config(
             "shorten label_names or metrics"
         )
     return content
+
+
+def _tokenizer_text(model: nn.Module, config: Any) -> str | None:
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if not hasattr(tokenizer, "to_json"):  # none, or a layer that is called so
+        return None
+    if (size := getattr(config, "vocab_size", None)) is not None:
+        tokenizer.check_fits(size)
+    return str(tokenizer.to_json())
 
 
 def _own_labels(model: nn.Module, num_classes: Any) -> Any:

@@ -5,6 +5,7 @@ versions named. Within one format nothing is guessed: an unknown key is an error
 
 Format 2 adds shards (``weights_sha256`` may be an object, file name to hash), ``routing``, ``flops`` and
 ``backbone`` (weights that are somebody else's and stay where they are).
+Format 3 adds ``tokenizer_sha256``, of the ``tokenizer.json`` of a model that reads text.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from moezoo.config import STRICT
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 INDEX_NAME, PROCESSOR_NAME = f"{WEIGHTS_NAME}.index.json", "preprocessor_config.json"
+TOKENIZER_NAME = "tokenizer.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 MODEL_TYPE = "moezoo"
 """By this word of a ``config.json`` transformers' Auto classes find :mod:`moezoo.transformers`."""
@@ -74,8 +76,9 @@ KEYS = (
     "flops",
     "backbone",
     "weights_sha256",
+    "tokenizer_sha256",
 )
-_SINCE = {"model_type": 2, "routing": 2, "flops": 2, "backbone": 2}
+_SINCE = {"model_type": 2, "routing": 2, "flops": 2, "backbone": 2, "tokenizer_sha256": 3}
 """The format a key came with, where it was not the first."""
 
 
@@ -120,9 +123,26 @@ def weights_hashes(data: dict[str, Any], place: str) -> dict[str, str]:
     elif wrong := [name for name in said if name != INDEX_NAME and not SHARD.fullmatch(name)]:
         raise ConfigError(f"{place}: weights_sha256 names {wrong[0]!r:.80}, which is no shard that moezoo writes")
     for name, sha256 in said.items():
-        if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        if not _is_hash(sha256):
             raise ConfigError(f"{place}: weights_sha256={sha256!r:.80} of {name} must be 64 hexadecimal digits")
     return said
+
+
+def tokenizer_hash(data: dict[str, Any], place: str) -> dict[str, str]:
+    """The file of the tokenizer with its sha256, as :func:`weights_hashes`; empty for a model without one.
+
+    Raises:
+        ConfigError: The hash is none.
+    """
+    if (said := data.get("tokenizer_sha256")) is None:
+        return {}
+    if not _is_hash(said):
+        raise ConfigError(f"{place}: tokenizer_sha256={said!r:.80} must be 64 hexadecimal digits or null")
+    return {TOKENIZER_NAME: said}
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _check_version(data: dict[str, Any], place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from moezoo.config import decode
-from moezoo.errors import ConfigError, MoeZooError, WeightsCorrupted, WeightsUnavailable
-from moezoo.hub.files import unchanging
+from moezoo.errors import ConfigError, HubError, MoeZooError, NoSuchFile, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.files import file_digest, unchanging
 from moezoo.hub.schema import (
     CONFIG_LIMIT,
     CONFIG_NAME,
@@ -22,12 +23,15 @@ from moezoo.hub.schema import (
     DataConfig,
     PublishedBackbone,
     read_config_file,
+    tokenizer_hash,
     typed,
     weights_hashes,
 )
 from moezoo.hub.swap import staged_name
 from moezoo.names import canonical_stored_name
 from moezoo.registry import model_config
+
+logger = logging.getLogger(__name__)
 
 INDEX_LIMIT = 100 * CONFIG_LIMIT
 """Largest file that is fetched beside the weights, in bytes; an index of shards may be large."""
@@ -53,6 +57,8 @@ class StoredModel:
     flops: dict[str, Any] | None
     hashes: dict[str, str]
     """sha256 of every file of the weights; the index among them where there are shards."""
+    tokenizer: dict[str, str]
+    """The file of the tokenizer with its sha256; empty for a model without one."""
     backbone: PublishedBackbone | None
     """Where the rest of the weights is, if the files hold the MoE and the head alone."""
     fetch: Callable[[str], Path] = dataclasses.field(repr=False)
@@ -91,6 +97,28 @@ class StoredModel:
         else:
             paths = {name: self.fetch(name) for name in names}
         return {path: self.hashes[name] for name, path in paths.items()}
+
+    def tokenizer_text(self) -> str | None:
+        """The tokenizer, as its ``from_json`` takes it; ``None`` where there is none, or its file is gone (logged).
+
+        Raises:
+            WeightsCorrupted: The file is not the one that was saved.
+            HubError: It cannot be reached.
+        """
+        for name, sha256 in self.tokenizer.items():
+            try:
+                path = self.fetch(name)
+            except WeightsUnavailable as error:
+                if isinstance(error, HubError) and not isinstance(error, NoSuchFile):
+                    raise
+                logger.warning("%s: the model was saved with a tokenizer, but %s is missing", self.source, name)
+                return None
+            if (got := file_digest(path)) != sha256:
+                raise WeightsCorrupted(
+                    f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
+                )
+            return path.read_bytes().decode("utf-8", errors="replace")
+        return None
 
 
 def read_stored(
@@ -160,7 +188,7 @@ def _parse(source: str, path: Path, fetch: Callable[[str, str], Path], where: di
     place = f"{source}: {CONFIG_NAME}"
     data = read_config_file(path, place)
     name = typed(data, "name", str, place)
-    hashes = weights_hashes(data, place)
+    hashes, tokenizer = weights_hashes(data, place), tokenizer_hash(data, place)
     values = typed(data, "config", dict, place)
     _refuse_huge(values.get("backbone_args"), f"{place}: backbone_args")
     try:
@@ -197,8 +225,9 @@ def _parse(source: str, path: Path, fetch: Callable[[str, str], Path], where: di
         routing=None if data.get("routing") is None else typed(data, "routing", list, place),
         flops=_optional(data, "flops", place),
         hashes=hashes,
+        tokenizer=tokenizer,
         backbone=backbone,
-        fetch=lambda file: fetch(file, hashes.get(file, "")),
+        fetch=lambda file: fetch(file, {**hashes, **tokenizer}.get(file, "")),
         fetch_backbone=fetch_backbone,
     )
 

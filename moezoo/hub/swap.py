@@ -1,10 +1,10 @@
 """Files of one saved model, put in place together. No torch here.
 
-What a kill or a power cut leaves behind. Weights are first written under names made of their own hashes
-(``model.<hash>.safetensors``). Then ``config.json``, which carries those hashes, replaces the old one in one
-rename. Only then do the weights take their plain names. A reader who finds a file under the very hash that
-``config.json`` asks for takes that. So before that rename the old model is whole, after it the new one is,
-and there is no moment in between. The next save tidies up.
+What a kill or a power cut leaves behind. Weights, and the tokenizer whose ids they know, are first written under names
+made of their own hashes (``model.<hash>.safetensors``). Then ``config.json``, which carries those hashes, replaces the
+old one in one rename. Only then do the files take their plain names. A reader who finds a file under the very hash that
+``config.json`` asks for takes that. So before that rename the old model is whole, after it the new one is, and there is
+no moment in between. The next save tidies up.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from moezoo.hub.schema import (
     INDEX_NAME,
     PROCESSOR_NAME,
     SHARD,
+    TOKENIZER_NAME,
     WEIGHTS_NAME,
+    tokenizer_hash,
     weights_hashes,
 )
 
 TEXTS = (CARD_NAME, PROCESSOR_NAME)
 """Files beside the configuration and the weights that describe a model."""
-_STAGED = re.compile(r"model(-\d{5}-of-\d{5})?(\.safetensors\.index)?\.[0-9a-f]{16}\.(safetensors|json)")
+_STAGED = re.compile(
+    r"(model(-\d{5}-of-\d{5})?(\.safetensors\.index)?\.[0-9a-f]{16}\.(safetensors|json)|tokenizer\.[0-9a-f]{16}\.json)"
+)
 
 
 def staged_name(name: str, sha256: str) -> str:
@@ -66,15 +70,18 @@ def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], te
 
     Args:
         folder: Where; the caller holds it by :func:`drafting`.
-        drafts: The files of the weights by their plain name, on the same disk; they are moved.
-        config: ``config.json``; its ``weights_sha256`` is filled in.
+        drafts: The files of the weights, and the tokenizer's, by their plain name, on the same disk; they are moved.
+        config: ``config.json``; its ``weights_sha256`` and ``tokenizer_sha256`` are filled in.
         texts: Further files by name. Of :data:`TEXTS`, what an older model had and this one has not goes.
     """
-    replaces = (folder / CONFIG_NAME).is_file()
+    replaces, before = (folder / CONFIG_NAME).is_file(), _hashes(folder) or {}
     for draft in drafts.values():
         seal(draft)
     hashes = {name: file_digest(draft) for name, draft in drafts.items()}
-    config["weights_sha256"] = hashes.get(WEIGHTS_NAME, hashes)
+    weights = {name: sha256 for name, sha256 in hashes.items() if name != TOKENIZER_NAME}
+    config["weights_sha256"] = weights.get(WEIGHTS_NAME, weights)
+    if "tokenizer_sha256" in config:  # a copy of an older format has no such key
+        config["tokenizer_sha256"] = hashes.get(TOKENIZER_NAME)
     for name, draft in drafts.items():
         move_into_place(draft, folder / staged_name(name, hashes[name]))
     write_text(folder / CONFIG_NAME, config_text(config))
@@ -84,22 +91,29 @@ def swap_in(folder: Path, drafts: Mapping[str, Path], config: dict[str, Any], te
     for name in TEXTS if replaces else ():
         if name not in texts:
             (folder / name).unlink(missing_ok=True)
+    # A file of this name that no configuration spoke of is somebody else's.
+    if TOKENIZER_NAME in before and TOKENIZER_NAME not in hashes:
+        (folder / TOKENIZER_NAME).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
     """Finish or drop what a killed save left in ``folder``."""
     shutil.rmtree(folder / STAGING, ignore_errors=True)
-    hashes: dict[str, str] | None = None
-    # A folder with no config, or a foreign one, has nothing that waits for its weights.
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        hashes = weights_hashes(json.loads((folder / CONFIG_NAME).read_bytes()), CONFIG_NAME)
-    settle(folder, hashes)
+    settle(folder, _hashes(folder))
+
+
+def _hashes(folder: Path) -> dict[str, str] | None:
+    """The files that the folder's configuration vouches for; ``None`` if it has no configuration, or a foreign one."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        config = json.loads((folder / CONFIG_NAME).read_bytes())
+        return {**weights_hashes(config, CONFIG_NAME), **tokenizer_hash(config, CONFIG_NAME)}
+    return None
 
 
 def settle(folder: Path, hashes: Mapping[str, str] | None) -> None:
     """Give staged files their plain names; remove weights of other saves. ``None``: remove only staged ones."""
     wanted = {staged_name(name, sha256): name for name, sha256 in (hashes or {}).items()}
-    for path in sorted(folder.glob("model*")):
+    for path in sorted([*folder.glob("model*"), *folder.glob("tokenizer*")]):
         if path.name in wanted:
             move_into_place(path, folder / wanted[path.name])
         elif _STAGED.fullmatch(path.name) or (hashes is not None and is_weights(path.name) and path.name not in hashes):

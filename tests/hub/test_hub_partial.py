@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 
 import moezoo
 from moezoo.backbones.inject import adapters_of
+from moezoo.data.text import train_bpe
 from moezoo.errors import HubUnavailable, InputError, WeightsMismatch
 from moezoo.hub.schema import INDEX_NAME
 
@@ -71,11 +72,13 @@ def test_a_repository_without_the_backbone_rebuilds_the_model(published, trained
 
 def test_shards_and_the_whole_of_it_still_fit(trained, tmp_path):
     where = {"include_backbone": False, "cache_dir": tmp_path / "cache"}
+    trained.tokenizer = train_bpe(["a photo"], vocab_size=300)
     folder = moezoo.save_pretrained(trained, tmp_path / "part", max_shard_size="10KB", **where)
     assert (folder / INDEX_NAME).exists()
     images = torch.randn(2, 3, 32, 32)
     back = moezoo.create_model(f"local-dir:{folder}", pretrained=True, cache_dir=tmp_path / "cache").eval()
     assert torch.equal(back(images), trained(images))
+    assert back.tokenizer == trained.tokenizer
     moezoo.save_pretrained(back, folder)
     assert json.loads((folder / "config.json").read_text())["backbone"] is None
     assert torch.equal(moezoo.create_model(f"local-dir:{folder}", pretrained=True).eval()(images), trained(images))
