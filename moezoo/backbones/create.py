@@ -16,6 +16,11 @@ from moezoo.backbones.hf.names import is_hf, repo_id
 from moezoo.backbones.hf.weights import load_hf_weights
 
 
+def has_backbone(config: Any) -> bool:
+    """Whether a family's configuration names a backbone, as against describing a whole model."""
+    return hasattr(config, "model_name")
+
+
 def create_backbone(config: timm_models.BackboneFields) -> nn.Module:
     """The plain backbone with fresh weights.
 

@@ -61,8 +61,8 @@ def given_images(args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def image_keyword(kwargs: dict[str, Any]) -> str:
-    """The word for images in a call: transformers' ``pixel_values`` or timm's ``x``."""
-    return "pixel_values" if "pixel_values" in kwargs else "x"
+    """The word for images in a call: transformers' ``pixel_values``, Diff-MoE's ``images`` or timm's ``x``."""
+    return next((word for word in ("pixel_values", "images") if word in kwargs), "x")
 
 
 def _check_hook(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

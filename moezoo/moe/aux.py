@@ -7,7 +7,7 @@ it counts twice; elsewhere a layer's last call counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,16 +17,18 @@ from moezoo.errors import AuxLossError
 from moezoo.moe.attach import Switch
 from moezoo.moe.aux_calls import PENALTY, AuxCalls, aux_calls
 
-__all__ = ["AuxCalls", "AuxSum", "aux_loss", "collect_aux", "mark_root", "silence"]
+__all__ = ["AuxCalls", "AuxSum", "aux_loss", "aux_terms", "collect_aux", "mark_root", "silence"]
 
 
 def aux_loss(model: nn.Module) -> Tensor:
     """The auxiliary loss of the model's last forward: per kind the mean over all MoE calls, then the weighted sum.
 
-    A penalty of the router's own is one more kind, zero for the calls of routers that have none. Reading it twice gives
-    the same value. In evaluation mode it is 0, and so it is for a model without MoE layers. It is 0 too where the
-    losses are attached (:func:`moezoo.moe.set_aux_mode`): their gradient comes with the task's loss, and adding this
-    one counts nothing twice.
+    Layers built with ``layer_reduction="sum"`` are summed instead, each by the mean over its calls. What a model adds
+    of its own (Diff-MoE's alignment of image and text) is a kind too. A penalty of the router's own is one more kind,
+    zero for the calls of routers that have none. Reading it twice gives the same value. In evaluation mode it is 0, and
+    so it is for a model without MoE layers. It is 0 too where the losses are attached
+    (:func:`moezoo.moe.set_aux_mode`): their gradient comes with the task's loss, and adding this one counts nothing
+    twice.
 
     Returns:
         A float32 scalar on the model's device, to be added to the task's loss.
@@ -38,9 +40,8 @@ def aux_loss(model: nn.Module) -> Tensor:
     zero = torch.zeros((), device=next((p.device for p in model.parameters()), None))
     if not model.training:
         return zero
-    total: dict[str, list[Tensor]] = {}
-    num_calls = 0
-    for calls in aux_calls(model, training_only=True):
+    layers = [calls for calls in aux_calls(model, training_only=True) if not calls.attached]
+    for calls in layers:
         if calls.calls and calls.graphless and torch.is_grad_enabled():
             raise AuxLossError(
                 "the last forward kept no graph for the auxiliary loss. Activation checkpointing with "
@@ -48,12 +49,42 @@ def aux_loss(model: nn.Module) -> Tensor:
                 'which is exact in both (MoELayer(aux_loss="attached"), moezoo.moe.set_aux_mode(model, "attached")). '
                 "A training forward under no_grad does it too: read aux_loss under no_grad as well."
             )
-        num_calls += len(calls.calls)
+    reduced = list(_reduced(layers, zero.device, weighted=True).values())
+    return zero + torch.stack(reduced).sum() if reduced else zero
+
+
+def aux_terms(model: nn.Module) -> dict[str, Tensor]:
+    """What :func:`aux_loss` is made of: every kind of loss of the last forward, reduced over the layers, unweighted.
+
+    Attached losses are among them, without a graph. Empty in evaluation mode.
+    """
+    if not model.training:
+        return {}
+    device = next((p.device for p in model.parameters()), None)
+    return _reduced(list(aux_calls(model, training_only=True)), device, weighted=False)
+
+
+def _reduced(layers: Sequence[AuxCalls], device: torch.device | None, *, weighted: bool) -> dict[str, Tensor]:
+    """Each kind's mean over the calls, plus its sum over those layers that ask for the sum."""
+    means: dict[str, list[Tensor]] = {}
+    sums: dict[str, list[Tensor]] = {}
+    num_calls = 0
+    for calls in layers:
+        num_calls += len(calls.calls) * (calls.reduction == "mean")
         for terms in calls.calls:
             for kind, value in terms.items():
-                total.setdefault(kind, []).append(value.to(zero.device))
-    means = [torch.stack(v).sum() / (num_calls if kind == PENALTY else len(v)) for kind, v in total.items()]
-    return zero + torch.stack(means).sum() if means else zero
+                weight = calls.weight(kind) if weighted else 1.0
+                if not weight:
+                    continue
+                if calls.reduction == "mean":
+                    means.setdefault(kind, []).append(weight * value.to(device))
+                else:
+                    sums.setdefault(kind, []).append(weight / len(calls.calls) * value.to(device))
+    reduced = {k: torch.stack(v).sum() / (num_calls if k == PENALTY else len(v)) for k, v in means.items()}
+    for kind, values in sums.items():
+        total = torch.stack(values).sum()
+        reduced[kind] = reduced[kind] + total if kind in reduced else total
+    return reduced
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from moezoo.moe.losses import AUX_LOSSES
 from moezoo.moe.types import Routing, recomputing
 
 MODES = ("collected", "attached")
+REDUCTIONS = ("mean", "sum")
 DEFAULT_WEIGHTS = {"load_balancing": 0.01, "router_z": 0.001}
 PENALTY = "penalty"
 """The kind of what a router itself adds (``Routing.penalty``): always there, its coefficient included."""
@@ -34,17 +35,21 @@ def check_aux_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
 class AuxCalls:
     """The auxiliary losses of one layer's calls. Copies and pickles carry the settings, never the graph."""
 
-    def __init__(self, weights: dict[str, float], mode: str = "collected"):
+    def __init__(self, weights: dict[str, float], mode: str = "collected", reduction: str = "mean"):
         self.weights = weights
+        self.reduction = check_choice("layer_reduction", reduction, REDUCTIONS)
+        """How the layers' losses of a kind become one: the mean over all calls, or the sum over the layers."""
         self.attached = check_choice("aux_loss", mode, MODES) == "attached"
         self.layers: dict[str, int] = {}
-        """Attached: how many layers of the model have each kind, this one included; 1 for a kind not named."""
+        """Attached: by how much each kind is divided, for the mean over the layers; 1 for a kind not named."""
         self.scale: float | Callable[[], float] = 1.0
         """Attached: the factor of the gradient."""
         self.switch = Switch()
         """Attached: what :func:`silence` turns off."""
         self.calls: list[dict[str, Tensor]] = []
-        """Collected: the weighted losses of each call, by kind."""
+        """The losses of each call by kind, before weighting; detached where they are attached."""
+        self.report = False
+        """Compute the kinds of weight zero too, for :func:`moezoo.moe.aux.aux_terms`."""
         self.keep = False
         """Append to the calls instead of replacing them: a root's forward or ``collect_aux`` is open."""
         self.pinned = False
@@ -52,11 +57,17 @@ class AuxCalls:
         self.graphless = False
         """One of the calls ran with gradients switched off."""
 
+    def weight(self, kind: str) -> float:
+        """Of a kind of loss; what a router adds itself has its coefficient already."""
+        return self.weights.get(kind, 1.0)
+
     def add(self, routing: Routing) -> None:
         """Collected: compute and keep the losses of one call. A recomputation for checkpointing is not a call."""
-        if self.attached:
-            return
-        terms = self._terms(routing)
+        if not self.attached:
+            self.add_terms(self._terms(routing))
+
+    def add_terms(self, terms: dict[str, Tensor]) -> None:
+        """Keep losses of one call that somebody else computed, by kind and before weighting."""
         # A recomputation must save the same tensors as the first run did, so it computes the terms and drops them.
         if recomputing():
             return
@@ -71,7 +82,12 @@ class AuxCalls:
         """
         if not self.attached or not torch.is_grad_enabled():
             return output
-        terms = [term / self.layers.get(kind, 1) for kind, term in self._terms(routing).items()]
+        return self.attach_terms(output, self._terms(routing))
+
+    def attach_terms(self, output: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """:meth:`attach` of losses that somebody else computed, by kind and before weighting."""
+        self.add_terms({kind: loss.detach() for kind, loss in losses.items()})
+        terms = [self.weight(kind) * loss / self.layers.get(kind, 1) for kind, loss in losses.items()]
         if not terms:
             return output
         scale = self.scale() if callable(self.scale) else self.scale
@@ -80,12 +96,12 @@ class AuxCalls:
         return attach_loss(output, scale * torch.stack(terms).sum(), switch)
 
     def _terms(self, routing: Routing) -> dict[str, Tensor]:
-        terms = {kind: weight * AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight}
+        terms = {kind: AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight or self.report}
         return terms if routing.penalty is None else {**terms, PENALTY: routing.penalty}
 
     def __getstate__(self) -> dict:
-        fresh = AuxCalls(self.weights)
-        fresh.attached, fresh.layers = self.attached, self.layers
+        fresh = AuxCalls(self.weights, reduction=self.reduction)
+        fresh.attached, fresh.layers, fresh.report = self.attached, self.layers, self.report
         fresh.scale = 1.0 if callable(self.scale) else self.scale
         return fresh.__dict__
 

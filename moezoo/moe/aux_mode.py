@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from moezoo.errors import ConfigError
-from moezoo.moe.aux_calls import MODES, PENALTY, aux_calls
+from moezoo.moe.aux_calls import MODES, PENALTY, AuxCalls, aux_calls
 from moezoo.moe.checks import check_choice, check_positive
 
 
@@ -29,10 +29,17 @@ def set_aux_mode(model: nn.Module, mode: str) -> None:
     """
     attached = check_choice("mode", mode, MODES) == "attached"
     layers = list(aux_calls(model))
-    counts = Counter(kind for calls in layers for kind, weight in calls.weights.items() if weight)
     for calls in layers:
         calls.attached, calls.calls = attached, []
-        calls.layers = {**counts, PENALTY: len(layers)}
+    divide_among(layers)
+
+
+def divide_among(layers: Sequence[AuxCalls]) -> None:
+    """Let the attached losses of ``layers`` be means over them, but for those that are to be summed."""
+    averaged = [calls for calls in layers if calls.reduction == "mean"]
+    counts = Counter(kind for calls in averaged for kind, weight in calls.weights.items() if weight)
+    for calls in averaged:
+        calls.layers = {**counts, PENALTY: len(averaged)}
 
 
 def set_aux_scale(model: nn.Module, scale: float | Callable[[], float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from moezoo.moe.dispatch import make_plan
 from moezoo.moe.experts import SharedExperts, build_experts
 from moezoo.moe.routers import Router, build_router
 from moezoo.moe.routers.per_image import PerImageRouter
-from moezoo.moe.types import Routing
+from moezoo.moe.types import Routing, recomputing
 
 
 class MoELayer(nn.Module):
@@ -44,6 +44,7 @@ class MoELayer(nn.Module):
         aux_loss: ``collected`` leaves it to the training loop to add :func:`moezoo.aux_loss`. ``attached`` adds their
             gradient in the backward pass, so that any loop trains right; in a model with several MoE layers use
             :func:`moezoo.moe.set_aux_mode`, which counts them: alone a layer takes itself for the only one.
+        layer_reduction: In a model with several MoE layers, ``mean`` or ``sum`` of this layer's losses with theirs.
 
     Raises:
         ConfigError: An argument is unknown or out of range.
@@ -69,6 +70,7 @@ class MoELayer(nn.Module):
         expert_args: Mapping[str, Any] | None = None,
         aux_weights: Mapping[str, float] | None = None,
         aux_loss: str = "collected",
+        layer_reduction: str = "mean",
     ):
         super().__init__()
         self.dim = check_int("dim", dim, low=1)
@@ -103,7 +105,7 @@ class MoELayer(nn.Module):
             self.shared = SharedExperts(
                 dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=self.experts.gated
             )
-        self.aux = AuxCalls(check_aux_weights(aux_weights), aux_loss)
+        self.aux = AuxCalls(check_aux_weights(aux_weights), aux_loss, layer_reduction)
 
     @property
     def num_experts(self) -> int:
@@ -113,12 +115,15 @@ class MoELayer(nn.Module):
     def top_k(self) -> int:
         return self.router.top_k
 
-    def forward(self, x: Tensor, *, token_type: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, token_type: Tensor | None = None, note: Callable[[Routing], None] | None = None
+    ) -> Tensor:
         """The mixture of every token.
 
         Args:
             x: (..., D). With three axes or more the first one is the sample, else all tokens are of one sample.
             token_type: (...) int64 kind of each token, for routers that go by it.
+            note: Is told the routing, unless this is a recomputation.
 
         Raises:
             InputError: A shape or type does not fit.
@@ -135,6 +140,8 @@ class MoELayer(nn.Module):
         self.experts.check_input(x.shape)
         x_TD = x.reshape(-1, self.dim)
         routing = self.router(x_TD, samples=x.shape[0] if x.dim() > 2 else 1, token_type=token_type)
+        if note is not None and not recomputing():
+            note(routing)
         if self.training:
             self.aux.add(routing)
         plan = make_plan(routing, self._path(x_TD, routing))

@@ -11,7 +11,7 @@ from moezoo.moe.losses.balance import importance_loss, load_balancing_loss, load
 from moezoo.moe.losses.budget import compute_budget_loss
 from moezoo.moe.losses.diversity import expert_diversity_loss
 from moezoo.moe.losses.entropy import global_entropy_loss, local_entropy_loss
-from moezoo.moe.losses.kl import kl_balance_loss
+from moezoo.moe.losses.kl import kl_balance_loss, kl_counts_loss
 from moezoo.moe.losses.load import load_loss
 from moezoo.moe.losses.zloss import prob_sq_loss, router_z_loss, z_loss
 from moezoo.moe.types import Routing
@@ -23,6 +23,7 @@ AUX_LOSSES: dict[str, Callable[[Routing], Tensor]] = {
     "load": load_loss,
     "prob_sq": prob_sq_loss,
     "kl_balance": kl_balance_loss,
+    "kl_counts": kl_counts_loss,
     "local_entropy": local_entropy_loss,
     "global_entropy": global_entropy_loss,
     "load_variance": load_variance_loss,
@@ -36,6 +37,7 @@ __all__ = [
     "global_entropy_loss",
     "importance_loss",
     "kl_balance_loss",
+    "kl_counts_loss",
     "load_balancing_loss",
     "load_loss",
     "load_variance_loss",

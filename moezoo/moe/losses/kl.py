@@ -33,6 +33,11 @@ def kl_balance_loss(routing: Routing, kind: str = "soft") -> Tensor:
     return _kl(share_E, routing) + (slope_E * (probs_E - probs_E.detach())).sum()
 
 
+def kl_counts_loss(routing: Routing) -> Tensor:
+    """:func:`kl_balance_loss` of kind ``hard``."""
+    return kl_balance_loss(routing, "hard")
+
+
 def _kl(share_E: Tensor, routing: Routing) -> Tensor:
     # Not the plain log E: shares of no tokens sum to zero, and so does the loss.
     return share_E.sum() * math.log(routing.num_experts) - entropy(share_E)

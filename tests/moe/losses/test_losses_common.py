@@ -17,7 +17,6 @@ from moezoo.moe.dispatch.capacity import apply_capacity
 
 LOSSES = {
     **L.AUX_LOSSES,
-    "kl_balance hard": partial(L.kl_balance_loss, kind="hard"),
     "global_entropy threshold": partial(L.global_entropy_loss, threshold=0.9),
     "load_variance target": partial(L.load_variance_loss, target=0.4),
     "load noise": partial(L.load_loss, noise_std=0.7),
@@ -26,7 +25,7 @@ LOSSES = {
     "compute_budget target": partial(L.compute_budget_loss, target=0.3, costs=[4, 2, 1, 1]),
     "compute_budget probs": partial(L.compute_budget_loss, target=0.3, gradient="probs"),
 }
-STRAIGHT_THROUGH = {"kl_balance hard", "compute_budget price", "compute_budget target", "compute_budget probs"}
+STRAIGHT_THROUGH = {"kl_counts", "compute_budget price", "compute_budget target", "compute_budget probs"}
 each = pytest.mark.parametrize("name", LOSSES)
 NEGATIVE = {"global_entropy"}
 

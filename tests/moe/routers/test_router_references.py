@@ -231,6 +231,15 @@ def test_attentive_noise_acts_in_training_only_and_keys_start_orthogonal():
     assert route(layer.eval(), x).noise_std is None
 
 
+def test_attentive_dropout_acts_on_the_queries_in_training_only():
+    layer = build("attentive", router_args={"dropout": 0.5}, num_experts=4)
+    x = torch.randn(1, 50, 4, dtype=torch.float64)
+    assert not torch.equal(route(layer, x).logits, route(layer, x).logits)
+    plain = build("attentive", num_experts=4)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(route(layer.eval(), x).logits, route(plain.eval(), x).logits)
+
+
 def test_the_cosine_scale_is_clamped_and_blind_to_the_length_of_a_token():
     layer = build("cosine").eval()
     x = torch.randn(1, 9, 4, dtype=torch.float64)
