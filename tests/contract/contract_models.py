@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import moezoo
+from moezoo.backbones.answers import plain_answer
 from moezoo.backbones.inject import adapters_of
+from moezoo.moe import MoELayer
 from moezoo.registry import model_config
 
 ADAPTER = {"expert_dim": 16, "mlp_ratio": 0.5, "dropout": 0.0}
@@ -36,15 +38,44 @@ BY_BACKBONE = {
     "moezoo": {"backbone_args": {"depth": 2, "embed_dim": 32}},
     "test": {"backbone_args": {"patch_size": 4, "depth": 2, "embed_dim": 32}},
 }
+DIFF_MOE = {
+    "img_size": 32,
+    "patch_size": 16,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "img_encoder_layers": 2,
+    "fusion_layers": 1,
+    "decoder_layers": 1,
+    "mlp_ratio": 1.0,
+    "dropout": 0.0,
+    "vocab_size": 40,
+    "max_text_len": 8,
+    "text_embed_dim": 8,
+}
+
+
+DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,), "use_gradient_checkpointing": True}
+"""What Diff-MoE's models differ in that changes nothing of what they are made of."""
+
+
+def has_backbone(name):
+    """Whether the model is a timm or transformers backbone with adapters."""
+    return hasattr(model_config(name), "model_name")
 
 
 def backbone_kind(config):
+    """What the model is made of, but for its size."""
+    if not hasattr(config, "model_name"):
+        return "diff_moe captioner" if config.captioner else "diff_moe"
     return next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
 
 
 def tiny_overrides(name):
     """Keyword arguments for ``create_model(name, …)``."""
     config = model_config(name)
+    if not has_backbone(name):
+        text = {"text_encoder_layers": min(config.text_encoder_layers, 1), "top_k": 2}
+        return {**DIFF_MOE, **text, "num_classes": min(config.num_classes, 10)}
     backbone = backbone_kind(config)
     classes = {"num_classes": 5} if config.num_classes == 1000 else {}
     return {**ADAPTER, **classes, **BY_BACKBONE[backbone]}
@@ -60,12 +91,42 @@ def is_classifier(name):
 
 
 def answer(model, images):
-    """(B, anything): logits, or all that a segmentation model returns."""
+    """(B, anything): logits, the embedding of a model without a head, or all that a segmentation model returns."""
     output = model(images)
     if isinstance(output, torch.Tensor):
         return output
+    plain = plain_answer(output)
+    if plain is not output:
+        return plain.flatten(1)
     tokens = output.vision_outputs.last_hidden_state.mean(1)
     return torch.cat([tokens, output.pred_masks.flatten(1), output.iou_scores.flatten(1)], dim=1)
+
+
+def full_answer(model, images):
+    """(B, anything) of all inputs that the model takes, so that every parameter takes part with :func:`aux_loss`."""
+    if not getattr(model, "takes_text", False):
+        return answer(model, images)
+    text = torch.arange(len(images) * 6).view(len(images), 6) % 40
+    mask = torch.arange(6).expand(len(images), -1) < 5
+    output = model(images, text, mask)
+    if output.logits is None:
+        return torch.cosine_similarity(output.embeddings, output.text_features.sum(1))[:, None]
+    both = output.logits if "image_logits" not in output else output.logits + output.image_logits
+    return both.flatten(1)
+
+
+def layers_run(model):
+    """The MoE layers that images alone pass through."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, MoELayer)}
+    return [name for name in layers if not name.startswith(("text_encoder.", "fusion."))]
+
+
+def disturb(model):
+    """Change the answers."""
+    adapters = list(adapters_of(model).values())
+    last = adapters[0].ffn.fc2 if adapters else model.img_encoder.blocks[0].attn.proj
+    with torch.no_grad():
+        last.weight.zero_()
 
 
 def make(name, **more):
@@ -86,8 +147,8 @@ def distinct_when_small(names):
     """The first of every group of names that differ in the size of their backbone alone, which is all one here."""
     seen = {}
     for name in names:
-        config = model_config(name, **{**tiny_overrides(name), "model_name": backbone_kind(model_config(name))})
-        seen.setdefault(repr(config), name)
+        same = {"model_name": backbone_kind(model_config(name))} if has_backbone(name) else DATA
+        seen.setdefault(repr(model_config(name, **{**tiny_overrides(name), **same})), name)
     return list(seen.values())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from contract_models import answer, distinct_when_small, is_classifier, is_default, others_slow
+from contract_models import answer, distinct_when_small, has_backbone, is_classifier, is_default, others_slow
 
 import moezoo
 from moezoo.backbones.create import create_backbone
@@ -19,14 +19,23 @@ DEFAULTS = [name for name in NAMES if is_default(name)]
 def test_real_size_shapes_keys_and_counts(name):
     with torch.device("meta"):
         model = moezoo.create_model(name).eval()
-        backbone = create_backbone(model.moezoo_config)
         images = torch.empty(2, *model.pretrained_cfg["input_size"])
     rows, columns = answer(model, images).shape
     assert rows == 2
     assert columns == model.moezoo_config.num_classes or not is_classifier(name)
     assert model.moezoo_name == name
     assert model.weights_origin == "fresh"
+    layers = [m for m in model.modules() if isinstance(m, MoELayer)]
+    assert bool(layers) != model.moezoo_config.dense
 
+
+@pytest.mark.parametrize(
+    "name", others_slow([n for n in NAMES if has_backbone(n)], {*DEFAULTS, *distinct_when_small(NAMES)})
+)
+def test_adapters_are_all_that_is_added_to_a_backbone(name):
+    with torch.device("meta"):
+        model = moezoo.create_model(name)
+        backbone = create_backbone(model.moezoo_config)
     added = adapters_of(model)
     assert {k: v.shape for k, v in model.state_dict().items() if ".entity_moe." not in k} == {
         k: v.shape for k, v in backbone.state_dict().items()
