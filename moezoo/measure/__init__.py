@@ -1,18 +1,22 @@
-"""What a model costs: FLOPs that were executed, latency, memory, and parameters, total and active."""
+"""What a model costs: FLOPs that were executed, latency, memory, parameters, total and active; and where time goes."""
 
 from moezoo.measure.flops import Flops, flops
 from moezoo.measure.latency import Latency, latency, paired_ratio
 from moezoo.measure.memory import Memory, memory
 from moezoo.measure.parameters import Parameters, parameters
+from moezoo.measure.profile import profile
+from moezoo.measure.profile_result import Profile
 
 __all__ = [
     "Flops",
     "Latency",
     "Memory",
     "Parameters",
+    "Profile",
     "flops",
     "latency",
     "memory",
     "paired_ratio",
     "parameters",
+    "profile",
 ]

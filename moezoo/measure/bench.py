@@ -66,7 +66,7 @@ def run_bench(
         check_choice("compare", role, COMPARISONS)
     check_int("rounds", rounds, low=1)
     check_int("warmup", warmup, low=0)
-    where = _device(device)
+    where = check_device(device)
     names = expand_names(names_or_patterns)
     work = [(name, dtype) for name in names for dtype in dtypes]
     total, rows = len(work) * len(batch_sizes), []
@@ -116,7 +116,12 @@ def expand_names(names_or_patterns: str | Iterable[str]) -> list[str]:
     return list(names)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def check_device(device: str | torch.device | None) -> torch.device:
+    """The device to measure on; ``None`` takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

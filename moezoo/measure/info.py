@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from moezoo.backbones.inject import adapters_of
+from moezoo.config import to_dict
 from moezoo.moe.layer import MoELayer
 
 RULE = "=" * 60
@@ -19,12 +20,15 @@ def model_info(model: nn.Module, *, verbose: bool = False) -> str:
     # SAM's configuration sits on its encoder, which the title says.
     suffix = " (Vision Encoder)" if str((config or {}).get("model_type", "")).startswith("sam") else ""
     lines = [RULE, f"EntityMoE Configuration{suffix}", RULE]
-    if config is None:
+    if config is None and (own := getattr(model, "moezoo_config", None)) is not None:
+        lines[1] = f"{getattr(model, 'moezoo_name', type(model).__name__)} configuration"
+        lines += [f"{key}: {value}" for key, value in to_dict(own).items()]
+    elif config is None:
         lines.append("No EntityMoE configuration found.")
     else:
         lines += [f"{key}: {value}" for key, value in {**config, **_experts_now(model)}.items()]
     if verbose:
-        lines += [RULE, *_costs(model)]
+        lines += [RULE, *model_costs(model)]
     return "\n".join([*lines, RULE])
 
 
@@ -32,7 +36,7 @@ def print_model_info(model: nn.Module, *, verbose: bool = False) -> None:
     """Print the model's EntityMoE configuration; with ``verbose`` also what each adapter adds in parameters.
 
     Args:
-        model: Any model; one without adapters says so.
+        model: Any model; of one that moezoo built without adapters it is that model's, any other says so.
         verbose: Add parameter counts: total, active (used by one token), added by each adapter.
     """
     print(model_info(model, verbose=verbose))
@@ -45,7 +49,8 @@ def _experts_now(model: nn.Module) -> dict[str, Any]:
     return {"num_experts": counts[0] if len(set(counts)) == 1 else counts} if counts else {}
 
 
-def _costs(model: nn.Module) -> list[str]:
+def model_costs(model: nn.Module) -> list[str]:
+    """Lines that say how many parameters there are, and which of them adapters added."""
     total = _count(model)
     inactive = sum(m.inactive_parameters() for m in model.modules() if isinstance(m, MoELayer))
     added = adapters_of(model)

@@ -1,30 +1,68 @@
-"""Pictures of training and routing. Functions return a matplotlib ``Figure``; :func:`save_figure` writes it.
+"""Pictures of training and routing. Functions return a :class:`Picture`, a matplotlib ``Figure`` that holds its numbers
+in ``data``; :func:`save_figure` writes it.
 
-Nothing here uses pyplot, a backend or ``rcParams``, so it needs no display and leaves your plots alone.
+Nothing here uses pyplot, a backend or ``rcParams``, so it needs no display and leaves your plots alone. Texts may be in
+any language: signs that no installed font has are written as code points.
 """
 
+from moezoo.viz.attention import attention_figure, attention_received
+from moezoo.viz.balance import balance_figure
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
+from moezoo.viz.expert_classes import ClassShares, class_information, expert_classes_figure
+from moezoo.viz.figures import model_figures
+from moezoo.viz.history import history_figures, read_history
+from moezoo.viz.image_text import image_text_figure, word_maps
 from moezoo.viz.load import load_figure
+from moezoo.viz.predictions import captions_figure, predictions_figure
+from moezoo.viz.regions import expert_weights, regions_figure
 from moezoo.viz.reliability import reliability_figure
+from moezoo.viz.retrieval import retrieval_figure
 from moezoo.viz.robustness import robustness_figure
 from moezoo.viz.routing import expert_map, routing_figure
-from moezoo.viz.run import dataset_routing_figure, evaluation_pictures, run_pictures
+from moezoo.viz.run import (
+    dataset_routing_figure,
+    documented_pictures,
+    evaluation_pictures,
+    run_pictures,
+    save_figures,
+)
 from moezoo.viz.shares import shares_figure
-from moezoo.viz.style import expert_colors, save_figure
+from moezoo.viz.style import Picture, expert_colors, save_figure
+from moezoo.viz.words import words_of
 
 __all__ = [
+    "ClassShares",
+    "Picture",
+    "attention_figure",
+    "attention_received",
+    "balance_figure",
+    "captions_figure",
+    "class_information",
     "confusion_figure",
     "dataset_routing_figure",
+    "documented_pictures",
     "evaluation_pictures",
+    "expert_classes_figure",
     "expert_colors",
     "expert_map",
+    "expert_weights",
+    "history_figures",
+    "image_text_figure",
     "load_figure",
+    "model_figures",
+    "predictions_figure",
+    "read_history",
+    "regions_figure",
     "reliability_figure",
+    "retrieval_figure",
     "robustness_figure",
     "routing_figure",
     "run_pictures",
     "save_figure",
+    "save_figures",
     "shares_figure",
     "training_figure",
+    "word_maps",
+    "words_of",
 ]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 
 from moezoo.eval import Classification
-from moezoo.viz.style import INK, MUTED, new_figure
+from moezoo.viz.style import INK, MUTED, Picture, new_figure
 
 NUMBERED = 20
 """Up to this many classes every cell shows its count."""
 
 
-def confusion_figure(result: Classification, title: str = "Confusion matrix") -> Figure:
+def confusion_figure(result: Classification, title: str = "Confusion matrix") -> Picture:
     """True classes as rows, predictions as columns, coloured by the share of the row: right blue, wrong red.
 
     Args:
@@ -65,4 +64,5 @@ def confusion_figure(result: Classification, title: str = "Confusion matrix") ->
         fontsize=9.5,
         color=MUTED,
     )
+    figure.data = {"labels": names, "counts": counts}
     return figure

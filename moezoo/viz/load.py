@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import LayerLoad
-from moezoo.eval.routing import short_name
 from moezoo.train.result import EpochMetrics
-from moezoo.viz.style import INK, MUTED, expert_colors, new_figure, polish
+from moezoo.viz.grid import layer_label
+from moezoo.viz.style import INK, MUTED, Picture, expert_colors, new_figure, polish
 
 BANDS = 10
 """Up to this many experts are drawn as bands; more as rows of a heat map."""
 
 
-def load_figure(history: Sequence[EpochMetrics]) -> Figure:
+def load_figure(history: Sequence[EpochMetrics]) -> Picture:
     """Every expert's share of the tokens over the epochs, one panel per MoE layer.
 
     An even load is bands of equal height; a vanishing band is a dying expert.
@@ -42,10 +41,14 @@ def load_figure(history: Sequence[EpochMetrics]) -> Figure:
         dead = f", {len(last.dead_experts)} dead" if last.dead_experts else ""
         bands = last.num_experts <= BANDS
         label = "share of the tokens, dashed: even" if bands else "expert"
-        polish(ax, short_name(last.layer), xlabel="epoch", ylabel=label, grid=False)
+        polish(ax, layer_label(last.layer), xlabel="epoch", ylabel=label, grid=False)
         ax.set_title(f"load entropy {last.load_entropy:.3f}{dead}", loc="right", fontsize=9, color=MUTED, pad=8)
     for ax in axes[len(layers) :]:
         ax.set_visible(False)
+    figure.data = {
+        "epochs": epochs,
+        "shares": {loads[0].layer: np.array([load.share for load in loads]) for loads in layers},
+    }
     return figure
 
 

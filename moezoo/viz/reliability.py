@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import Classification
-from moezoo.viz.style import ALERT, INK, MUTED, RUNS, new_figure, polish
+from moezoo.viz.style import ALERT, INK, MUTED, RUNS, Picture, new_figure, polish
 
 
-def reliability_figure(result: Classification, title: str = "Calibration") -> Figure:
+def reliability_figure(result: Classification, title: str = "Calibration") -> Picture:
     """How often the model is right when it is so sure, above how many images there are of each confidence.
 
     Args:
@@ -45,4 +44,5 @@ def reliability_figure(result: Classification, title: str = "Calibration") -> Fi
     error = result.calibration_error
     text = "" if math.isnan(error) else f"calibration error {error:.2%}"
     ax.set_title(text, loc="right", fontsize=9.5, color=MUTED)
+    figure.data = {"bins": bins}
     return figure

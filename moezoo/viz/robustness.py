@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import Robustness
-from moezoo.viz.style import INK, RUNS, new_figure, polish
+from moezoo.viz.style import INK, RUNS, Picture, new_figure, polish
 
 
-def robustness_figure(result: Robustness) -> Figure:
+def robustness_figure(result: Robustness) -> Picture:
     """Accuracy over the severity, a line per kind of corruption; beside it how many tokens changed their first expert.
 
     Severity 0 is the clean image. Without MoE layers there is only the first picture.
@@ -38,4 +37,5 @@ def robustness_figure(result: Robustness) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
+    figure.data = {"clean_top1": result.clean_top1, "corrupted": result.corrupted}
     return figure

@@ -12,12 +12,10 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from moezoo.errors import InputError
-from moezoo.eval.routing import first_expert, short_name
+from moezoo.eval.routing import first_expert
 from moezoo.moe.record import RoutingRecord
-from moezoo.viz.style import ALERT, INK, MUTED, expert_colors, new_figure
-
-COLUMNS = 8
-"""Most images side by side; more are spread evenly over several bands."""
+from moezoo.viz.grid import image_grid, layer_label
+from moezoo.viz.style import INK, MUTED, Picture, expert_colors, show_image, to_arrays
 
 
 def expert_map(record: RoutingRecord) -> Tensor:
@@ -40,7 +38,7 @@ def routing_figure(
     titles: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
     opacity: float = 0.62,
-) -> Figure:
+) -> Picture:
     """The images, and below them once per layer the same images with every patch in the colour of its expert.
 
     Args:
@@ -49,6 +47,9 @@ def routing_figure(
         titles: B short texts above the images.
         wrong: B times whether the title is to stand out as a mistake.
         opacity: Of the colours, 0 to 1.
+
+    Returns:
+        With ``data["experts"]``: of each layer the (B, rows, columns) experts, as :func:`expert_map` gives them.
 
     Raises:
         InputError: No record, a layer without a grid, or records of other images.
@@ -61,53 +62,16 @@ def routing_figure(
     for record, experts in zip(records, maps, strict=True):
         if len(experts) != len(images):
             raise InputError(f"{record.name!r} routed {len(experts)} images, but {len(images)} are to be drawn")
-    bands = -(-len(images) // COLUMNS)
-    columns = -(-len(images) // bands)
-    per_band = 1 + len(maps)
-    figure = new_figure(1.35 * columns + 0.5, 1.42 * per_band * bands + 0.75, pad=0.03)
-    axes = figure.subplots(per_band * bands, columns, squeeze=False)
-    pixels = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    for index in range(bands * columns):
-        column = axes[index // columns * per_band :, index % columns][:per_band]
-        if index >= len(images):
-            for ax in column:
-                ax.set_visible(False)
-            continue
-        for ax, layer in zip(column, [None, *range(len(maps))], strict=True):
+    pixels = to_arrays(images)
+    figure, columns = image_grid(pixels, [layer_label(r.name) for r in records], titles=titles, wrong=wrong)
+    for index, column in enumerate(columns):
+        for ax, experts, record in zip(column[1:], maps, records, strict=True):
             # Under the colours black is lifted to grey: they keep the hue the legend shows.
-            _show(ax, pixels[index] if layer is None else 0.4 + 0.6 * pixels[index])
-            if layer is not None:
-                count = records[layer].routing.num_experts
-                _overlay(ax, maps[layer][index].numpy(), pixels[index].shape[:2], count, opacity)
-            if index % columns == 0:
-                ax.set_ylabel("input" if layer is None else short_name(records[layer].name), fontsize=9.5, color=INK)
-        if titles is not None:
-            mistake = wrong is not None and wrong[index]
-            column[0].set_title(
-                titles[index],
-                fontsize=10,
-                color=ALERT if mistake else INK,
-                pad=4,
-                fontweight="bold" if mistake else "normal",
-            )
+            show_image(ax, 0.4 + 0.6 * pixels[index])
+            _overlay(ax, experts[index].numpy(), pixels[index].shape[:2], record.routing.num_experts, opacity)
     _legend(figure, maps, max(record.routing.num_experts for record in records))
+    figure.data["experts"] = {record.name: each.numpy() for record, each in zip(records, maps, strict=True)}
     return figure
-
-
-def _show(ax: Axes, pixels: np.ndarray) -> None:
-    height, width = pixels.shape[:2]
-    gray = pixels.shape[2] == 1
-    ax.imshow(
-        pixels[..., 0] if gray else pixels,
-        cmap="gray" if gray else None,
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-        extent=(0, width, height, 0),
-    )
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set_visible(False)
 
 
 def _overlay(ax: Axes, experts: np.ndarray, size: tuple[int, int], num_experts: int, opacity: float) -> None:

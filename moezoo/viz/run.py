@@ -2,133 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from torch import nn
-from torch.utils.data import Dataset
 
-from moezoo.data import Splits
-from moezoo.errors import ConfigError
+from moezoo.data import CaptionedSplits, Splits
 from moezoo.eval import Evaluation
-from moezoo.moe.record import RoutingRecord, record_routing
-from moezoo.names import did_you_mean
-from moezoo.train.result import TrainingResult
+from moezoo.train.result import EpochMetrics, TrainingResult
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
+from moezoo.viz.figures import choose_records, model_figures
+from moezoo.viz.history import history_figures
 from moezoo.viz.load import load_figure
+from moezoo.viz.look import look
 from moezoo.viz.reliability import reliability_figure
 from moezoo.viz.robustness import robustness_figure
 from moezoo.viz.routing import routing_figure
 from moezoo.viz.shares import shares_figure
-from moezoo.viz.style import save_figure
-
-LAYERS = 3
-"""Without a choice, the routing picture shows at most this many of the last layers."""
+from moezoo.viz.style import Picture, save_figure
 
 
 def run_pictures(
     model: nn.Module,
-    splits: Splits,
+    splits: Splits | CaptionedSplits,
     results: Mapping[str, TrainingResult],
     folder: Path,
     *,
     images: int = 8,
     layer: str | None = None,
+    language: str = "en",
     dpi: int = 160,
 ) -> list[Path]:
-    """Write ``training.png``, ``confusion.png`` and, with MoE layers, ``expert_load.png``, ``routing.png``.
+    """Write ``training.png``, ``confusion.png`` of classes, with MoE layers ``expert_load.png`` and
+    ``expert_balance.png``, and all that :func:`model_figures` draws, each under its name.
 
     Args:
         model: The trained model of the first of ``results``.
         splits: What it was trained on.
         results: Title to result; all of them are in the training picture, the first in the others.
         folder: Where the files go.
-        images: Test images in the routing picture.
-        layer: MoE layer in the routing picture; by default the last three.
+        images: Test images in the pictures.
+        layer: MoE layer in the pictures of routing; by default the last three.
+        language: Of the sentences about classes.
         dpi: Pixels per inch.
     """
-    result = next(iter(results.values()))
-    figures: dict[str, Figure] = {
-        "training": training_figure({title: r.history for title, r in results.items()}),
-        "confusion": confusion_figure(result.test.classification, "Confusion on the test images"),
-    }
-    if result.test.routing:
-        figures["expert_load"] = load_figure(result.history)
-        figures["routing"] = dataset_routing_figure(model, splits, images=images, layer=layer)
-    return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]
+    title, result = next(iter(results.items()))
+    figures: dict[str, Figure] = {**history_figures(title, result.history)}
+    figures["training"] = training_figure({title: r.history for title, r in results.items()})
+    if result.test.classification is not None:
+        figures["confusion"] = confusion_figure(result.test.classification, "Confusion on the test images")
+    figures |= model_figures(model, splits, images=images, layer=layer, language=language)
+    return save_figures(figures, folder, dpi=dpi)
 
 
 def evaluation_pictures(report: Evaluation, folder: Path, *, title: str, dpi: int = 160) -> list[Path]:
-    """Write ``confusion.png``, ``reliability.png`` and, where there is something to show, ``expert_load.png`` and
+    """Write, each where there is something to show, ``confusion.png``, ``reliability.png``, ``expert_load.png`` and
     ``robustness.png``.
 
     Args:
-        report: Of :func:`moezoo.eval.evaluate`.
+        report: Of :func:`moezoo.eval.evaluate` and its like.
         folder: Where the files go.
         title: What was evaluated, above the confusion matrix.
         dpi: Pixels per inch.
     """
-    figures: dict[str, Figure] = {"confusion": confusion_figure(report.classification, title)}
-    if report.classification.reliability:
-        figures["reliability"] = reliability_figure(report.classification)
+    figures: dict[str, Figure] = {}
+    if report.classification is not None:
+        figures["confusion"] = confusion_figure(report.classification, title)
+        if report.classification.reliability:
+            figures["reliability"] = reliability_figure(report.classification)
     if report.routing:
         figures["expert_load"] = shares_figure(report.routing)
     if report.robustness is not None:
         figures["robustness"] = robustness_figure(report.robustness)
-    return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]
+    return save_figures(figures, folder, dpi=dpi)
 
 
-def dataset_routing_figure(model: nn.Module, splits: Splits, *, images: int = 8, layer: str | None = None) -> Figure:
-    """:func:`routing_figure` of test images, one class after the other, titled with true and predicted class.
+def documented_pictures(
+    model: nn.Module,
+    splits: Splits | CaptionedSplits,
+    report: Evaluation,
+    folder: Path,
+    *,
+    history: Sequence[EpochMetrics] | None = None,
+    images: int = 8,
+    layer: str | None = None,
+    language: str = "en",
+    dpi: int = 160,
+) -> list[Path]:
+    """The pictures under the names that Diff-MoE's document gives them; what there is nothing to show in is left out.
+
+    ``training_curves``, ``predictions_grid``, ``confusion_matrix``, ``expert_allocation`` (over the epochs, without
+    them over the layers), ``expert_tokens`` (over classes, without them over the layers), ``router_decisions``,
+    ``expert_regions``, ``attention_weights`` and ``image_text``.
+
+    Args:
+        model: Run in evaluation mode, and left as it was.
+        splits: What it was trained on.
+        report: Of its test.
+        folder: Where the files go.
+        history: The epochs of its training; ``None`` if it was only tested.
+        images: Test images in the pictures.
+        layer: MoE layer in the pictures of routing; by default the last three.
+        language: Of the sentences about classes.
+        dpi: Pixels per inch.
+    """
+    figures: dict[str, Figure] = {}
+    if history:
+        figures["training_curves"] = training_figure({splits.name: history})
+    if report.classification is not None:
+        figures["confusion_matrix"] = confusion_figure(report.classification, "Confusion on the test images")
+    if report.routing:
+        seen = history is not None and len(history) > 0 and bool(history[0].routing)
+        figures["expert_allocation"] = load_figure(history or ()) if seen else shares_figure(report.routing)
+        figures["expert_tokens"] = shares_figure(report.routing)
+    names = {
+        "predictions": "predictions_grid",
+        "routing": "router_decisions",
+        "expert_regions": "expert_regions",
+        "expert_classes": "expert_tokens",
+        "attention": "attention_weights",
+        "image_text": "image_text",
+    }
+    drawn = model_figures(model, splits, images=images, layer=layer, language=language)
+    return save_figures({**figures, **{names[name]: figure for name, figure in drawn.items()}}, folder, dpi=dpi)
+
+
+def dataset_routing_figure(
+    model: nn.Module, splits: Splits | CaptionedSplits, *, images: int = 8, layer: str | None = None
+) -> Picture:
+    """:func:`routing_figure` of test images: classes in turn, with true and predicted class; or with their sentences.
 
     Raises:
         ConfigError: ``layer`` is no MoE layer of the model, or the model has none whose tokens lie on a grid.
     """
-    batch, labels = _examples(splits.test, images)
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.no_grad(), record_routing(model) as records:
-            predicted = model(batch.to(device)).argmax(-1).tolist()
-    finally:
-        model.train(training)
-    chosen = _choose(records, layer)
-    names = splits.label_names
-    titles = [
-        names[true] if true == guess else f"{names[true]} read as {names[guess]}"
-        for true, guess in zip(labels, predicted, strict=True)
-    ]
-    wrong = [true != guess for true, guess in zip(labels, predicted, strict=True)]
-    return routing_figure(splits.to_pixels(batch), chosen, titles=titles, wrong=wrong)
+    seen = look(model, splits, images)
+    return routing_figure(seen.pixels, choose_records(model, seen.records, layer), titles=seen.titles, wrong=seen.wrong)
 
 
-def _choose(records: list[RoutingRecord], layer: str | None) -> list[RoutingRecord]:
-    names = [record.name for record in records]
-    if layer is not None:
-        found = [record for record in records if record.name == layer or record.name.startswith(f"{layer}.")]
-        if not found:
-            raise ConfigError(
-                f"layer={layer!r} is no MoE layer of the model.{did_you_mean(layer, names)} "
-                f"Layers: {', '.join(names) or 'none'}."
-            )
-        return found
-    gridded = [record for record in records if record.grid is not None]
-    if not gridded:
-        raise ConfigError(
-            f"the model has no MoE layer whose tokens lie on a grid. Layers: {', '.join(names) or 'none'}."
-        )
-    return gridded[-LAYERS:]
-
-
-def _examples(dataset: Dataset, count: int) -> tuple[torch.Tensor, list[int]]:
-    """The first images of the data set, taking the classes in turn so that all of them are seen."""
-    by_class: dict[int, list[torch.Tensor]] = {}
-    for i in range(min(len(dataset), 50 * count)):  # type: ignore[arg-type]
-        image, label = dataset[i]
-        by_class.setdefault(label, []).append(image)
-    turns = [(turn, label) for label, images in by_class.items() for turn in range(len(images))]
-    picked = sorted(turns)[:count]
-    return torch.stack([by_class[label][turn] for turn, label in picked]), [label for _, label in picked]
+def save_figures(figures: Mapping[str, Figure], folder: Path, *, dpi: int = 160) -> list[Path]:
+    """Write each figure as a PNG of its name; returns the paths."""
+    return [save_figure(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from moezoo.errors import InputError
 from moezoo.eval import LayerLoad
-from moezoo.eval.routing import short_name
-from moezoo.viz.style import INK, MUTED, expert_colors, new_figure, polish
+from moezoo.viz.grid import layer_label
+from moezoo.viz.style import INK, MUTED, Picture, expert_colors, new_figure, polish
 
 NUMBERED = 10
 """Up to this many experts a band shows its expert's number."""
 
 
-def shares_figure(routing: Sequence[LayerLoad], title: str = "Expert load") -> Figure:
+def shares_figure(routing: Sequence[LayerLoad], title: str = "Expert load") -> Picture:
     """One bar per MoE layer, the first on top, made of every expert's share of the tokens.
 
     Raises:
@@ -39,6 +38,7 @@ def shares_figure(routing: Sequence[LayerLoad], title: str = "Expert load") -> F
         ax.text(1.01, row, f"entropy {load.load_entropy:.3f}{dead}", va="center", fontsize=8.5, color=MUTED)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set_yticks(range(len(routing)), [short_name(load.layer) for load in routing], color=INK)
+    ax.set_yticks(range(len(routing)), [layer_label(load.layer) for load in routing], color=INK)
     ax.invert_yaxis()
+    figure.data = {"shares": {load.layer: load.share for load in routing}}
     return figure

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
 
 from moezoo.errors import OutputError
+from moezoo.viz.fonts import make_readable
 
 INK, MUTED, GRID, ALERT = "#1f2430", "#6b7280", "#e5e7eb", "#d55e00"
 # Told apart under the common colour blindnesses, on light and dark images (after Okabe and Ito, 2008).
@@ -26,10 +30,53 @@ def expert_colors(num_experts: int) -> list[tuple[float, float, float]]:
     return [hues((i + 0.5) / num_experts)[:3] for i in range(num_experts)]
 
 
-def new_figure(width: float, height: float, *, pad: float = 0.08) -> Figure:
+class Picture(Figure):
+    """A figure that knows its numbers, and whose texts can be read whatever their language."""
+
+    data: dict[str, Any]
+    """What is drawn, by name: numbers, lists and arrays."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.data = {}
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it; every way to a file comes through here."""
+        make_readable(self)
+        super().draw(renderer)
+
+
+def new_figure(width: float, height: float, *, pad: float = 0.08) -> Picture:
     """A white figure of that many inches, ``pad`` inches around its axes, which lay themselves out."""
     layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+    return Picture(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def show_image(ax: Axes, pixels: np.ndarray) -> None:
+    """An image without ticks or a box.
+
+    Args:
+        ax: Where.
+        pixels: (H, W, C) in [0, 1], C 1 or 3.
+    """
+    height, width = pixels.shape[:2]
+    gray = pixels.shape[2] == 1
+    ax.imshow(
+        pixels[..., 0] if gray else pixels,
+        cmap="gray" if gray else None,
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(0, width, height, 0),
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def to_arrays(images: Tensor) -> np.ndarray:
+    """(B, H, W, C) float pixels of (B, C, H, W) images in [0, 1]."""
+    return images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def polish(ax: Axes, title: str = "", *, xlabel: str = "", ylabel: str = "", grid: bool = True) -> None:

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import matplotlib
 import pytest
 import torch
@@ -6,7 +9,7 @@ from matplotlib._pylab_helpers import Gcf
 from moezoo.errors import InputError, OutputError
 from moezoo.eval import LayerLoad, classification_metrics
 from moezoo.train import EpochMetrics
-from moezoo.viz import confusion_figure, load_figure, save_figure, training_figure
+from moezoo.viz import confusion_figure, history_figures, load_figure, read_history, save_figure, training_figure
 
 
 def epochs(accuracies, share=(0.5, 0.25, 0.25)):
@@ -28,6 +31,32 @@ def test_curves_show_the_very_numbers_and_mark_the_chosen_epoch():
     low, high = accuracy.get_ylim()
     assert low <= 0.7  # every accuracy of the second half is inside
     assert high >= 1
+
+
+def test_curves_of_any_score_carry_their_numbers_and_only_those_of_one_score_are_compared():
+    recall = [dataclasses.replace(each, score_name="recall_at_1") for each in epochs([0.2, 0.6])]
+    figure = training_figure({"shapes": recall})
+    assert figure.axes[1].get_title(loc="left") == "Validation recall at 1"
+    expected = {"epochs": [1, 2], "loss": [1.0, 0.5], "score": [0.2, 0.6], "score_name": "recall_at_1", "chosen": 2}
+    assert figure.data == {"shapes": expected}
+    with pytest.raises(InputError, match="accuracy, recall_at_1"):
+        training_figure({"a": recall, "b": epochs([0.5])})
+
+
+def test_the_history_of_a_run_is_read_from_its_folder(tmp_path):
+    assert history_figures("run", read_history(tmp_path), tmp_path) == {}
+    lines = [json.dumps(each.to_dict()) for each in epochs([0.5, 0.9])]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "steps.jsonl").write_text(json.dumps({"step": 1, "routing": []}) + "\n")
+    history = read_history(tmp_path)
+    assert [each.score for each in history] == [0.5, 0.9]
+    assert list(history_figures("run", history, tmp_path)) == ["training", "expert_load", "expert_balance"]
+    row = {"step": 2, "routing": [{"layer": "a", "load_entropy": 1.0, "max_violation": 0.0}]}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(row) + "\n")
+    assert history_figures("run", history, tmp_path)["expert_balance_steps"].data["times"] == [2]
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        read_history(tmp_path)
 
 
 def test_a_run_of_no_epoch_is_an_error():
