@@ -1,33 +1,53 @@
 """Measuring a model: how often it is right, how well it knows that, and where its tokens went."""
 
 from moezoo.eval.calibration import ReliabilityBin, calibration_error, reliability_bins
+from moezoo.eval.captioned import evaluate_captions, evaluate_retrieval
+from moezoo.eval.captions import Captioned, CaptionReport, caption_metrics
 from moezoo.eval.classification import Classification, LabelReport, classification_metrics
 from moezoo.eval.corruptions import CORRUPTIONS, Blur, Noise, Shift
 from moezoo.eval.evaluate import Evaluation, evaluate, predict
 from moezoo.eval.files import Prediction, predict_files
 from moezoo.eval.image_transform import image_transform
 from moezoo.eval.metrics import compute_metrics, register_metric
+from moezoo.eval.part import evaluate_part
+from moezoo.eval.reading import class_prototypes, zero_shot_logits
+from moezoo.eval.retrieval import Recall, Retrieval, retrieval_metrics
 from moezoo.eval.robustness import Corrupted, Robustness, robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter, first_expert, image_shares, routing_report
+from moezoo.eval.text_report import TextReport, evaluate_text, text_report, zero_shot
+from moezoo.eval.wrapper import ModelWrapper, RouterDecision
 
 __all__ = [
     "CORRUPTIONS",
     "Blur",
+    "CaptionReport",
+    "Captioned",
     "Classification",
     "Corrupted",
     "Evaluation",
     "LabelReport",
     "LayerLoad",
     "LoadCounter",
+    "ModelWrapper",
     "Noise",
     "Prediction",
+    "Recall",
     "ReliabilityBin",
+    "Retrieval",
     "Robustness",
+    "RouterDecision",
     "Shift",
+    "TextReport",
     "calibration_error",
+    "caption_metrics",
+    "class_prototypes",
     "classification_metrics",
     "compute_metrics",
     "evaluate",
+    "evaluate_captions",
+    "evaluate_part",
+    "evaluate_retrieval",
+    "evaluate_text",
     "first_expert",
     "image_shares",
     "image_transform",
@@ -35,6 +55,10 @@ __all__ = [
     "predict_files",
     "register_metric",
     "reliability_bins",
+    "retrieval_metrics",
     "robustness",
     "routing_report",
+    "text_report",
+    "zero_shot",
+    "zero_shot_logits",
 ]

@@ -14,28 +14,40 @@ from torch.utils.data import DataLoader, Dataset
 
 from moezoo.errors import InputError
 from moezoo.eval.answers import logits_of
+from moezoo.eval.captions import CaptionReport
 from moezoo.eval.classification import Classification, classification_metrics
 from moezoo.eval.metrics import compute_metrics
+from moezoo.eval.retrieval import Retrieval
 from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter
+from moezoo.eval.text_report import TextReport
 from moezoo.moe.modes import evaluating
 from moezoo.moe.record import record_routing
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found."""
+    """What :func:`evaluate`, :func:`evaluate_retrieval` or :func:`evaluate_captions` found."""
 
-    classification: Classification
-    routing: tuple[LayerLoad, ...]
+    classification: Classification | None = None
+    """Of the images alone, whatever the model also reads."""
+    routing: tuple[LayerLoad, ...] = ()
     """One entry per MoE layer; empty for a model without any."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The registered metrics that were asked for."""
     robustness: Robustness | None = None
+    text: TextReport | None = None
+    """Of a classifier that also reads text."""
+    retrieval: Retrieval | None = None
+    captions: CaptionReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data; a figure that does not exist (NaN, infinity) is ``None``."""
-        return _plain(dataclasses.asdict(self))
+        data = dataclasses.asdict(self)
+        for part in ("classification", "text", "retrieval", "captions"):
+            if data[part] is None:  # another task
+                del data[part]
+        return _plain(data)
 
 
 def evaluate(
@@ -53,7 +65,7 @@ def evaluate(
     The model is run in evaluation mode where it is, and every module is left in the mode it was in.
 
     Args:
-        model: (B, C, H, W) images to (B, classes) logits.
+        model: (B, C, H, W) images to (B, classes) logits, or to a mapping that has them as ``logits``.
         dataset: Items ``(image, label)``.
         batch_size: Images per forward.
         num_workers: Processes that read the images; 0 reads them here.

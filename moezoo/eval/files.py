@@ -1,4 +1,4 @@
-"""Classifying image files, in order and in constant memory; a file that cannot be read is said so and passed over."""
+"""Classifying or captioning image files, in order and in constant memory; one that cannot be read is passed over."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from moezoo.data.images import read_image
 from moezoo.errors import ConfigError, InputError, UnreadableImage
-from moezoo.eval.answers import answered, logits_of
+from moezoo.eval.answers import answered, logits_of, placed
 from moezoo.eval.image_transform import image_transform
+from moezoo.eval.reading import tokenizer_of, writes_captions
 from moezoo.eval.routing import image_shares
 from moezoo.moe.checks import check_int
 from moezoo.moe.modes import evaluating
@@ -37,17 +38,17 @@ class Prediction:
     """Theirs."""
     error: str | None = None
     """Why there is no answer: the file cannot be read, or the answer was not finite."""
+    caption: str | None = None
+    """What a captioner wrote; ``None`` from a classifier."""
     routing: Mapping[str, tuple[float, ...]] | None = None
     """MoE layer to the share of the image's tokens that each expert got, where that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data."""
         pairs = zip(self.labels, self.probabilities, strict=True)
-        data: dict[str, Any] = {
-            "path": self.path,
-            "predictions": [{"label": label, "probability": probability} for label, probability in pairs],
-            "error": self.error,
-        }
+        predictions = [{"label": label, "probability": probability} for label, probability in pairs]
+        said = {"predictions": predictions} if self.caption is None else {"caption": self.caption}
+        data: dict[str, Any] = {"path": self.path, **said, "error": self.error}
         if self.routing is not None:
             data["routing"] = {layer: [round(share, 6) for share in shares] for layer, shares in self.routing.items()}
         return data
@@ -63,6 +64,7 @@ def predict_files(
     transform: Callable[[Any], Tensor] | None = None,
     routing: bool = False,
     threads: int = 4,
+    generation: Mapping[str, Any] | None = None,
 ) -> Iterator[Prediction]:
     """One :class:`Prediction` for every path, in their order.
 
@@ -70,7 +72,7 @@ def predict_files(
     be endless. The model is run in evaluation mode, and between the batches left as it was.
 
     Args:
-        model: (B, C, H, W) images to (B, classes) logits.
+        model: (B, C, H, W) images to (B, classes) logits, or to a mapping that has them; or a captioner.
         paths: Image files, or one.
         top: Classes to name, at most; fewer where the model has fewer.
         batch_size: Images per forward.
@@ -78,16 +80,22 @@ def predict_files(
         transform: RGB image of Pillow to (C, H, W) tensor; by default :func:`image_transform` of the model.
         routing: Also say which share of an image's tokens each expert got.
         threads: Files read at the same time.
+        generation: Of a captioner, options of its ``caption``.
 
     Raises:
-        ConfigError: An argument is out of range, or the model does not say how its images are prepared.
+        ConfigError: An argument is out of range, the model does not say how its images are prepared, or is a captioner
+            without its tokenizer.
         InputError: The model does not answer with (B, classes) logits, or has not one class per label.
     """
     check_int("top", top, low=1)
     check_int("batch_size", batch_size, low=1)
     check_int("threads", threads, low=1)
     # Not inside the generator, where a mistake would wait until the first prediction is asked for.
-    if getattr(model, "num_classes", None) == 0:
+    if writes_captions(model):
+        tokenizer_of(model)
+    elif generation:
+        raise ConfigError(f"generation={dict(generation)!r} is not allowed: the model writes no captions.")
+    elif getattr(model, "num_classes", None) == 0:
         raise ConfigError("num_classes=0 is not allowed here: the model gives features, no classes to predict.")
     transform = transform or image_transform(model)
     names = label_names if label_names is not None else getattr(model, "label_names", None)
@@ -105,7 +113,7 @@ def predict_files(
             while batch:
                 read = [(path, future.result()) for path, future in batch]
                 batch = next_batch()
-                yield from _answer(model, read, top, names, routing)
+                yield from _answer(model, read, top, names, routing, generation or {})
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -121,7 +129,12 @@ def _read(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
 
 
 def _answer(
-    model: nn.Module, read: list[tuple[str, Tensor | str]], top: int, names: Sequence[str] | None, routing: bool
+    model: nn.Module,
+    read: list[tuple[str, Tensor | str]],
+    top: int,
+    names: Sequence[str] | None,
+    routing: bool,
+    generation: Mapping[str, Any],
 ) -> list[Prediction]:
     """The predictions of one batch."""
     images = [image for _, image in read if isinstance(image, Tensor)]
@@ -129,30 +142,33 @@ def _answer(
     if images:
         with evaluating(model), ExitStack() as stack:
             records = stack.enter_context(record_routing(model)) if routing else []
-            logits = logits_of(model, torch.stack(images))
-        rows = _rows(logits, top, names, _shares(records, len(images)) if routing else None)
+            batch = torch.stack(images)
+            said = (
+                model.caption(placed(model, batch), **generation)  # type: ignore[operator]
+                if writes_captions(model)
+                else logits_of(model, batch)
+            )
+        shares = _shares(records, len(images)) if routing else [None] * len(images)
+        found = _rows(said, top, names) if isinstance(said, Tensor) else ({"caption": caption} for caption in said)
+        rows = ({**row, "routing": share} for row, share in zip(found, shares, strict=True))
     return [
         Prediction(path, **next(rows)) if isinstance(image, Tensor) else Prediction(path, error=image)
         for path, image in read
     ]
 
 
-def _rows(
-    logits: Tensor, top: int, names: Sequence[str] | None, shares: list[Mapping[str, tuple[float, ...]]] | None
-) -> Iterator[dict[str, Any]]:
+def _rows(logits: Tensor, top: int, names: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     classes = logits.shape[1]
     if classes == 0 or (names is not None and len(names) != classes):
         raise InputError(f"the model has {classes} classes, and {0 if names is None else len(names)} labels were given")
     fine = answered(logits).tolist()
     best = logits.softmax(-1).topk(min(top, classes))
     for index, (chosen, probabilities) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
-        found: dict[str, Any] = {"routing": shares[index] if shares is not None else None}
         if fine[index]:
-            found["labels"] = tuple(str(i if names is None else names[i]) for i in chosen)
-            found["probabilities"] = tuple(probabilities)
+            labels = tuple(str(i if names is None else names[i]) for i in chosen)
+            yield {"labels": labels, "probabilities": tuple(probabilities)}
         else:
-            found["error"] = NOT_FINITE
-        yield found
+            yield {"error": NOT_FINITE}
 
 
 def _shares(records: list[RoutingRecord], images: int) -> list[Mapping[str, tuple[float, ...]]]:

@@ -54,7 +54,7 @@ def prediction_writer(file: TextIO, format: str, *, top: int, routing: bool = Fa
     Args:
         file: Opened with ``newline=""``.
         format: Of :data:`FORMATS`.
-        top: Pairs of columns ``label_1, probability_1, …`` in CSV.
+        top: Pairs of columns ``label_1, probability_1, …`` in CSV; 0 for one column ``caption``.
         routing: Whether CSV has a column ``routing``, which holds JSON.
     """
     writers = {"csv": _csv, "json": _json, "jsonl": _jsonl}
@@ -66,13 +66,13 @@ def prediction_writer(file: TextIO, format: str, *, top: int, routing: bool = Fa
 def _csv(file: TextIO, top: int, routing: bool) -> Iterator[Write]:
     rows = csv.writer(file, lineterminator="\n")
     pairs = [column for i in range(1, top + 1) for column in (f"label_{i}", f"probability_{i}")]
-    rows.writerow(["path", *pairs, "error", *(["routing"] if routing else [])])
+    rows.writerow(["path", *(pairs or ["caption"]), "error", *(["routing"] if routing else [])])
 
     def write(prediction: Prediction) -> None:
-        found: list[str] = []
+        found: list[str] = [] if top else [prediction.caption or ""]
         for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):
             found += [label, f"{probability:.6g}"]
-        found += [""] * (2 * top - len(found))
+        found += [""] * (len(pairs) - len(found))
         row = [prediction.path, *found, prediction.error or ""]
         if routing:
             shares = prediction.to_dict().get("routing")

@@ -66,7 +66,8 @@ def robustness(
     its index alone, not on the batches.
 
     Args:
-        model: (B, C, H, W) images to (B, classes) logits. It is run in evaluation mode, and left as it was.
+        model: (B, C, H, W) images to (B, classes) logits, or to a mapping that has them as ``logits``.
+            It is run in evaluation mode, and left as it was.
         dataset: Items ``(image, label)``, normalised by ``mean`` and ``std``.
         mean: Subtracted from pixels in [0, 1], per channel or one for all.
         std: Then divided by.
