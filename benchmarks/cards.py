@@ -43,7 +43,39 @@ FIELDS = {
         "router_z_weight",
         "importance_weight",
         "dense",
-    )
+    ),
+    "diff_moe": (
+        "img_size",
+        "patch_size",
+        "in_channels",
+        "embed_dim",
+        "num_general_experts",
+        "num_modality_specific_experts",
+        "top_k",
+        "num_heads",
+        "img_encoder_layers",
+        "text_encoder_layers",
+        "fusion",
+        "fusion_layers",
+        "num_classes",
+        "dropout",
+        "activation",
+        "layer_norm_eps",
+        "initializer_range",
+        "use_gradient_checkpointing",
+        "vocab_size",
+        "max_text_len",
+        "text_embed_dim",
+        "router_z_loss_weight",
+        "router_balance_loss_weight",
+        "cross_modal_alignment_weight",
+        "contrastive_loss_weight",
+        "z_loss_type",
+        "balance_loss_type",
+        "layer_reduction",
+        "temperature_init",
+        "dense",
+    ),
 }
 """The fields on a family's card; ``moezoo info`` shows all of them."""
 
@@ -125,7 +157,9 @@ def config_table(family: str) -> str:
 
 
 def sizes_table(data: dict[str, Any]) -> str:
-    """Parameters and executed FLOPs, beside the plain backbone's."""
+    """Parameters and executed FLOPs, beside the plain backbone's, or the dense twin's of models without one."""
+    if "twin_parameters" in data["rows"][0]:
+        return _twin_sizes(data["rows"])
     head = ["model", "blocks", "parameters", "active per token", "backbone", "FLOPs per image", "backbone", "ratio"]
     rows = [
         [
@@ -138,6 +172,21 @@ def sizes_table(data: dict[str, Any]) -> str:
         for row in data["rows"]
     ]
     return _markdown(head, rows)
+
+
+def _twin_sizes(rows: list[dict[str, Any]]) -> str:
+    head = ["model", "MoE layers", "parameters", "active per token", "twin", "FLOPs per image", "twin"]
+    head += ["FLOPs with text", "twin"]
+    cells = [
+        [
+            f"`{row['model']}`",
+            str(row["layers"]),
+            *(f"{row[key] / 1e6:.2f} M" for key in ("parameters", "active", "twin_parameters")),
+            *(_flops(row[key]) for key in ("flops", "twin_flops", "text_flops", "twin_text_flops")),
+        ]
+        for row in rows
+    ]
+    return _markdown(head, cells, right=len(head) - 1)
 
 
 def comparison_table(data: dict[str, Any]) -> str:
@@ -184,7 +233,103 @@ def memory_table(data: dict[str, Any]) -> str:
     return _markdown([data["title"], "parameters", "peak memory"], rows, right=2)
 
 
-KINDS = {"sizes": sizes_table, "comparison": comparison_table, "seeds": seeds_table, "memory": memory_table}
+def saved_table(data: dict[str, Any]) -> str:
+    """What a step kept for its backward pass, and the most memory it held."""
+    first = next((row for row in data["rows"] if "failed" not in row), None)
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        if "failed" in row:
+            return ["", "", row["failed"]]
+        return [_millions(row), f"{row['saved_mib']:.0f} MiB", f"{row['peak_gib']:.1f} GiB"]
+
+    kept = [row for row in data["rows"] if "failed" not in row]
+    text = _markdown(
+        [data["title"], "parameters", "saved for backward", "peak memory"],
+        [[row["case"], *cells(row)] for row in data["rows"]],
+        right=3,
+    )
+    if first is None or len(kept) < 2:
+        return text
+    return f"{text}\n\nKept by recomputing: {first['saved_mib'] / kept[1]['saved_mib']:.2f} x the bytes."
+
+
+SCORES = {
+    "accuracy": "accuracy, image only",
+    "zero_shot": "accuracy, zero-shot",
+    "image_to_text_r1": "R@1, image to text",
+    "text_to_image_r1": "R@1, text to image",
+    "exact_match": "captions that are true word for word",
+    "label_text_upper_bound": "`label_text_upper_bound` (no accuracy)",
+}
+"""Rows of a table of variants, where they have a figure; the first one is tested."""
+
+
+def variants_table(data: dict[str, Any]) -> str:
+    """A model beside itself without parts of what it learns from: mean and standard deviation over the seeds."""
+    variants: dict[str, dict[str, Any]] = data["variants"]
+
+    def row(label: str, key: str, text: Callable[[Sequence[Any]], str]) -> list[str]:
+        given = [v.get(key) for v in variants.values()]
+        return [label, *("-" if values is None or None in values else text(values) for values in given)]
+
+    first = next(iter(variants.values()))
+    rows = [row(label, key, _deviation) for key, label in SCORES.items() if first[key][0] is not None]
+    tested = f"p against {next(iter(variants))}: {SCORES[data['tested']]}"
+    rows.append([tested, *(_p_value(v.get("p_value")) for v in variants.values())])
+    rows += [
+        row("load entropy of the experts (1 is even)", "load_entropy", lambda v: f"{statistics.mean(v):.3f}"),
+        [
+            "dead experts, all seeds",
+            *(
+                f"{sum(v['dead_experts'])} of {sum(v['experts'])}" if v["experts"][0] else "-"
+                for v in variants.values()
+            ),
+        ],
+        row("executed FLOPs per image", "mflops", lambda v: f"{statistics.mean(v):.1f} M"),
+        row("parameters", "parameters", lambda v: f"{v[0]:,}"),
+        row("active per token", "active", lambda v: f"{v[0]:,}"),
+    ]
+    images, seeds = first["test_images"][0], len(data["seeds"])
+    head = f"{data['data']}, {images} test images, {seeds} seed{'s' * (seeds > 1)}"
+    table_ = _markdown([head, *variants], rows)
+    return f"{table_}\n\nMean ± standard deviation; p: {data['test']}."
+
+
+def leakage_table(data: dict[str, Any]) -> str:
+    """Accuracies on images of noise with true sentences, beside the test images'."""
+    keys = ("image_only", "zero_shot", "label_text_upper_bound")
+    head = [f"`{data['model']}`, chance {data['chance']:.0%}", *(SCORES.get(k, "accuracy, image only") for k in keys)]
+    return _markdown(head, [[row["images"], *(f"{row[key]:.2%}" for key in keys)] for row in data["rows"]])
+
+
+def step_table(data: dict[str, Any]) -> str:
+    """A training step by three ways to compute the mixtures."""
+
+    def cells(what: dict[str, Any]) -> list[str]:
+        low, high = what["quartiles"]
+        ratio = f"{what['over_ours']:.2f} x ({what['interval'][0]:.2f} to {what['interval'][1]:.2f})"
+        return [f"{what['ms']:,.0f} ({low:,.0f} to {high:,.0f})", ratio]
+
+    return _markdown(
+        [
+            f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds",
+            *("a step, ms (quartiles)", "over moezoo", "the mixtures alone, ms (quartiles)", "over moezoo"),
+        ],
+        [[way, *cells(data["step"][way]), *cells(data["mixtures"][way])] for way in data["step"]],
+        right=4,
+    )
+
+
+KINDS = {
+    "sizes": sizes_table,
+    "comparison": comparison_table,
+    "seeds": seeds_table,
+    "memory": memory_table,
+    "saved": saved_table,
+    "variants": variants_table,
+    "leakage": leakage_table,
+    "step": step_table,
+}
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0) -> str:
@@ -196,6 +341,23 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: int 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2%} ({min(values):.2%} to {max(values):.2%})"
+
+
+def _dead(variant: dict[str, Any]) -> str:
+    return f"{sum(variant['dead_experts'])} of {sum(variant['experts'])}" if variant["experts"][0] else "-"
+
+
+def _flops(value: float) -> str:
+    return f"{value / 1e9:.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+
+
+def _deviation(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2%}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2%}{deviation}"
+
+
+def _p_value(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _millions(row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""Parameters and executed FLOPs of the default models beside their plain backbones: one result per family.
+"""Parameters and executed FLOPs of the default models beside their plain backbones, or beside their dense twins where
+there is no backbone: one result per family.
 
-python benchmarks/sizes.py          # a minute; built on the meta device, nothing is allocated
+    python benchmarks/sizes.py          # a minute; built on the meta device, nothing is allocated
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cards import sizes_table, store
 import moezoo
 from moezoo.backbones.create import create_backbone
 from moezoo.backbones.inject import adapters_of
+from moezoo.moe import MoELayer
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def defaults() -> list[str]:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Counts of one model and of its backbone."""
+    """Counts of one model and of its backbone, or of its dense twin where it has no backbone."""
+    if not getattr(moezoo.model_config(name), "model_name", None):
+        return beside_twin(name)
     with torch.device("meta"):
         model = moezoo.create_model(name).eval()
         plain = create_backbone(model.moezoo_config).eval()
@@ -47,6 +51,29 @@ def measure(name: str) -> dict[str, Any]:
         "backbone_parameters": plain_size.total,
         "flops": cost,
         "backbone_flops": plain_cost,
+    }
+
+
+def beside_twin(name: str) -> dict[str, Any]:
+    """Counts of one model that reads images and text, and of its dense twin."""
+    with torch.device("meta"):
+        models = [moezoo.create_model(name, dense=dense).eval() for dense in (False, True)]
+        config: Any = models[0].moezoo_config
+        images = torch.empty(1, *models[0].pretrained_cfg["input_size"])
+        text = torch.empty(1, config.max_text_len, dtype=torch.int64)
+    sizes = [moezoo.measure.parameters(model) for model in models]
+    alone = [moezoo.measure.flops(model, images).executed for model in models]
+    told = [moezoo.measure.flops(model, (images, text)).executed for model in models]
+    return {
+        "model": name,
+        "layers": sum(isinstance(module, MoELayer) for module in models[0].modules()),
+        "parameters": sizes[0].total,
+        "active": sizes[0].active,
+        "twin_parameters": sizes[1].total,
+        "flops": alone[0],
+        "twin_flops": alone[1],
+        "text_flops": told[0],
+        "twin_text_flops": told[1],
     }
 
 

@@ -12,10 +12,13 @@ import torch
 import transformers
 import yaml
 from command_line import command, process
+from dataset_folders import cifar, fashion_mnist, flickr8k
 from image_files import save_digit
 from safetensors.torch import save
+from torchvision.datasets import CIFAR10
 
 import moezoo
+from moezoo.data import cifar as cifar_module
 from moezoo.data.catalogue import CATALOGUE
 from moezoo.moe.experts import experts
 from moezoo.moe.routers import routers
@@ -26,8 +29,17 @@ ONE_EPOCH = [
     *("--set", "training.epochs=1", "--set", "training.warmup_epochs=0", "--set", "training.batch_size=128"),
     *("--set", "viz.dpi=40", "--set", "viz.images=3"),
 ]
-SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH}
+SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH, "diff-moe": ONE_EPOCH}
+TINY = "embed_dim=16 num_heads=2 img_encoder_layers=1 text_encoder_layers=1 fusion_layers=1 mlp_ratio=1 vocab_size=400"
+"""What keeps a model of images and text small enough for a test."""
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
+
+
+def shortened(args):
+    """What is added to a command that trains, so that it takes seconds."""
+    small = args[0] == "diff-moe" or "diff_moe" in " ".join(args)
+    tiny = [part for pair in TINY.split() for part in ("--set", pair)] if small and args[0] in SHORT else []
+    return [*SHORT.get(args[0], []), *tiny]
 
 
 def blocks(name, language):
@@ -36,7 +48,7 @@ def blocks(name, language):
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md"])
 def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = timm.create_model("vit_tiny_patch16_224")
@@ -61,7 +73,7 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
         assert namespace["accuracy"] > 0.93
 
 
-@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md"])
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "docs/text.md"])
 def test_commands_run(name, hub, tmp_path, monkeypatch):
     """In one folder; those under torchrun and the lightest of the others in processes of their own."""
     monkeypatch.chdir(tmp_path)
@@ -80,13 +92,16 @@ def test_commands_run(name, hub, tmp_path, monkeypatch):
     model = moezoo.create_model("entity_moe/test_vit", pretrained=True)
     moezoo.save_pretrained(model, tmp_path / "my-digits")
     torch.save(model.state_dict(), tmp_path / "best.pth")
+    fashion_mnist(tmp_path / "data")
+    flickr8k(tmp_path / "data" / "flickr8k")
+    monkeypatch.setattr(cifar_module, "CIFAR10", cifar(tmp_path / "data", CIFAR10, per_file=10))
     for first, *args in commands:
         if first == "torchrun":
             run = [sys.executable, "-m", "torch.distributed.run", *args, *ONE_EPOCH]
             result = subprocess.run(run, capture_output=True, text=True, timeout=550)
         else:
             assert first == "moezoo", first
-            result = (process if args[0] == "list" else command)(*args, *SHORT.get(args[0], []))
+            result = (process if args[0] == "list" else command)(*args, *shortened(args))
         assert result.returncode == 0, f"{first} {args}\n{result.stdout}\n{result.stderr}"
 
 
@@ -97,9 +112,9 @@ def test_the_readme_holds_one_command_for_each_job():
 
 
 def test_links_inside_the_project_exist():
-    for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+    for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8")):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
 
 
 def test_the_scripts_of_clusters_are_well_formed():

@@ -9,6 +9,7 @@ import typer
 from moezoo.cli.bench import bench
 from moezoo.cli.convert import convert
 from moezoo.cli.data import data
+from moezoo.cli.diff_moe import diff_moe
 from moezoo.cli.eval import eval_
 from moezoo.cli.export import export
 from moezoo.cli.info import info
@@ -36,6 +37,7 @@ app.command("eval")(eval_)
 app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("viz")(viz)
+app.command("diff-moe")(diff_moe)
 app.command("export")(export)
 app.command("push")(push)
 app.command("pull")(pull)

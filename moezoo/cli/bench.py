@@ -1,4 +1,4 @@
-"""``moezoo bench``: FLOPs, parameters, latency and memory, beside the dense twin and the plain backbone."""
+"""``moezoo bench``: FLOPs, parameters, latency and memory, beside the dense twin and the plain backbone; profiles."""
 
 from __future__ import annotations
 
@@ -36,8 +36,32 @@ def bench(
         list[Path] | None,
         typer.Option("--out", "-o", help="also write a .md, .csv or .json file; may be repeated"),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="instead trace steps of inference and training: where time and memory go")
+    ] = False,
+    profile_dir: Annotated[
+        Path, typer.Option(help="with --profile: gets a folder for each model, with traces, pictures and profile.json")
+    ] = Path("profile"),
+    steps: Annotated[int, typer.Option(help="with --profile: steps that are traced")] = 5,
 ) -> None:
     """Measure models with fresh weights; all models of one line are timed interleaved in one run."""
+    if profile:
+        from moezoo.cli.profiling import print_profiles
+
+        print_profiles(
+            names,
+            profile_dir,
+            batch_sizes=batch_size or [],
+            dtypes=dtype or [],
+            out=out or [],
+            assignments=set_ or [],
+            threads=threads,
+            device=device,
+            steps=steps,
+            warmup=warmup,
+            seed=seed,
+        )
+        return
     import shlex
     import sys
 

@@ -1,4 +1,4 @@
-"""``moezoo eval``: accuracy, calibration, routing and robustness of a model on a data set."""
+"""``moezoo eval``: how good a model is on a data set, as its kind asks: classes, retrieval or captions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def eval_(
     metric: Annotated[
         list[str] | None, typer.Option(help="a registered metric; may be repeated; by default all of them")
     ] = None,
+    generate: Annotated[
+        list[str] | None,
+        typer.Option(help="of a captioner: key=value, for example num_beams=1; may be repeated"),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", help="images per forward; by default twice that of training")
     ] = None,
@@ -30,24 +34,26 @@ def eval_(
         typer.Option("--out", "-o", help="FILE.json for the numbers, or a folder for them and the pictures"),
     ] = None,
 ) -> None:
-    """Evaluate a model: top-1, top-5, calibration, per class, the load of every expert, and robustness."""
+    """Evaluate a model: top-1, top-5, calibration, per class, the load of every expert, and robustness.
+
+    Of images with sentences: recall at 1, 5 and 10 of both directions, or the captions a model writes. The accuracy of
+    a model that also reads text is that of the images alone.
+    """
     import dataclasses
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from moezoo.cli.log import log_shown
+    from moezoo.cli.report import print_report
+    from moezoo.config import parse_assignments
+    from moezoo.data import Splits
+    from moezoo.data.text import class_sentences
     from moezoo.errors import ConfigError
-    from moezoo.eval import CORRUPTIONS, evaluate
+    from moezoo.eval import CORRUPTIONS, evaluate_part
     from moezoo.eval import robustness as measure_robustness
-    from moezoo.eval.answers import check_same_classes
-    from moezoo.eval.tables import (
-        further_table,
-        labels_table,
-        metrics_table,
-        reliability_table,
-        robustness_table,
-        routing_table,
-    )
+    from moezoo.eval.part import check_belongs, passes
+    from moezoo.eval.reading import writes_captions
     from moezoo.moe.checks import check_choice, check_int
     from moezoo.names import is_stored_name
     from moezoo.parts import metrics as registered
@@ -70,7 +76,13 @@ def eval_(
     for wanted in metric or []:
         registered.get(wanted)  # a misspelt one is found before anything is computed
     model, splits = create_for(recipe, pretrained=pretrained, checkpoint=checkpoint)
-    check_same_classes(getattr(model, "label_names", None), splits.label_names)
+    check_belongs(model, splits)
+    for option, given in (("--robustness", robustness), ("--metric", metric)):
+        if given and not isinstance(splits, Splits):
+            raise ConfigError(f"{option} is of data sets with labels, and {splits.name!r} has none")
+    if generate and not writes_captions(model):
+        raise ConfigError(f"--generate is of captioners, and {name!r} writes no captions")
+    sentences = class_sentences(splits.label_names, recipe.training.language) if isinstance(splits, Splits) else None
     model.to(find_device(device or recipe.training.device))
     dataset = getattr(splits, split)
     if batch_size is None:
@@ -79,15 +91,18 @@ def eval_(
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task("evaluate", total=len(dataset))
-        report = evaluate(
+    bar = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
+    with bar, log_shown(bar.console):
+        task = bar.add_task("evaluate", total=passes(model, splits) * len(dataset))
+        report = evaluate_part(
             model,
-            dataset,
+            splits,
+            split,
             batch_size=batch_size,
             num_workers=workers,
-            label_names=splits.label_names,
             metrics=metric,
+            sentences=sentences,
+            generation=parse_assignments(generate or []),
             progress=lambda images: bar.advance(task, images),
         )
         if robustness:
@@ -105,15 +120,7 @@ def eval_(
             )
             report = dataclasses.replace(report, robustness=found)
     title = f"{name} on {splits.name}, {split} images"
-    console.print(metrics_table(report.classification, title))
-    if report.metrics:
-        console.print(further_table(report.metrics))
-    console.print(labels_table(report.classification))
-    console.print(reliability_table(report.classification))
-    if report.routing:
-        console.print(routing_table(report.routing))
-    if report.robustness is not None:
-        console.print(robustness_table(report.robustness))
+    print_report(console, report, title)
     if file is None:
         return
     write_json(file, {"model": name, "dataset": splits.name, "split": split, **report.to_dict()})

@@ -33,10 +33,14 @@ def info(
     if size:
         import torch
 
+        from moezoo.backbones.inject import adapters_of
         from moezoo.factory import build
         from moezoo.hub.published import complete_config
-        from moezoo.measure.info import model_info
+        from moezoo.measure.info import RULE, model_costs, model_info
 
         config = complete_config(config)
         with torch.device("meta"):
-            console.print(model_info(build(config), verbose=True), highlight=False)
+            model = build(config)
+        # Where nothing was injected, the table has said it all but the costs.
+        text = model_info(model, verbose=True) if adapters_of(model) else "\n".join([RULE, *model_costs(model), RULE])
+        console.print(text, highlight=False)

@@ -1,4 +1,4 @@
-"""``moezoo predict``: what a model says about image files."""
+"""``moezoo predict``: what a model says about image files: their classes, or a caption."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def predict(
     routing: Annotated[
         bool, typer.Option("--routing", help="also say which share of the tokens each expert got")
     ] = False,
+    generate: Annotated[
+        list[str] | None,
+        typer.Option(help="of a captioner: key=value, for example num_beams=1; may be repeated"),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 if a single image has no answer")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
@@ -32,7 +36,10 @@ def predict(
         list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
     ] = None,
 ) -> None:
-    """Classify images. A file that cannot be read is reported and passed over; exit code 1 if none has an answer."""
+    """Classify images, or caption them.
+
+    A file that cannot be read is reported and passed over; exit code 1 if none has an answer.
+    """
     import sys
 
     from rich.console import Console
@@ -43,6 +50,7 @@ def predict(
     from moezoo.eval.files import predict_files
     from moezoo.eval.image_paths import LIST, image_paths
     from moezoo.eval.prediction_writers import format_of, prediction_file, prediction_writer
+    from moezoo.eval.reading import writes_captions
     from moezoo.factory import create_model
     from moezoo.hub.files import check_writable
     from moezoo.names import is_stored_name
@@ -72,13 +80,15 @@ def predict(
         batch_size=batch_size,
         routing=routing,
         threads=threads,
+        generation=parse_assignments(generate or []),
     )
+    labels = 0 if writes_captions(model) else top
     if out is None:
         # Paths come out as the bytes they are, whatever the locale.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # type: ignore[union-attr]
-        target = prediction_writer(sys.stdout, format, top=top, routing=routing)
+        target = prediction_writer(sys.stdout, format, top=labels, routing=routing)
     else:
-        target = prediction_file(out, format, top=top, routing=routing)
+        target = prediction_file(out, format, top=labels, routing=routing)
     console = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # On a terminal the rows themselves show how far it is.

@@ -1,4 +1,4 @@
-"""``moezoo quickstart``: a first MoE in minutes, beside its dense twin, on real images without a download."""
+"""``moezoo quickstart``: a first MoE in minutes, beside its dense twin, on images without a download."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
     from moezoo.train import Recipe, TrainedRun
 
-MODELS = {"MoE": "entity_moe/digits", "dense twin": "entity_moe/digits.dense"}
-FOLDERS = {"MoE": "moe", "dense twin": "dense"}
+MODEL = "entity_moe/digits"
+MOE, TWIN = "MoE", "dense twin"
+FOLDERS = {MOE: "moe", TWIN: "dense"}
+DATA = {
+    "digits": "scikit-learn's handwritten digits: 1,797 real images",
+    "shapes": "generated images of coloured shapes and their sentences",
+}
+"""What needs no download."""
 LATENCY_BATCH = 32
 
 
 def quickstart(
+    model: Annotated[
+        str, typer.Option(help="what to train: entity_moe/digits, diff_moe/digits, diff_moe/shapes, …")
+    ] = MODEL,
     out: Annotated[Path, typer.Option(help="folder for models and pictures")] = Path("quickstart"),
     seed: Annotated[int, typer.Option(help="seed of both trainings")] = 0,
     set_: Annotated[
@@ -29,37 +38,34 @@ def quickstart(
         typer.Option("--set", help="key=value over the recipe, for example training.epochs=5"),
     ] = None,
 ) -> None:
-    """Train an MoE and its dense twin on handwritten digits, compare them, look inside, save and reload."""
+    """Train an MoE and its dense twin, compare them, look inside, save and reload; by default on handwritten digits."""
     from rich.console import Console
 
     from moezoo.cli.log import log_shown
     from moezoo.errors import MoeZooError
     from moezoo.eval.tables import routing_table
-    from moezoo.train import probe_folder, resolve_recipe, train_recipe
+    from moezoo.train import probe_folder, train_recipe
     from moezoo.train.output import write_json
     from moezoo.train.progress import ProgressBar
     from moezoo.viz import run_pictures
 
     console = Console()
-    recipes = {
-        title: resolve_recipe(name, assignments=[*(set_ or []), f"training.seed={seed}"])
-        for title, name in MODELS.items()
-    }
+    recipes = _recipes(model, [*(set_ or []), f"training.seed={seed}"])
     folder = probe_folder(out)
-    recipe = recipes["MoE"]
+    recipe = recipes[MOE]
     console.print(_plan(recipe, seed, folder))
     with log_shown(console):
         runs = {
             title: train_recipe(
                 recipes[title], folder / FOLDERS[title], observer=ProgressBar(f"{title:10}", console), overwrite=True
             )
-            for title in MODELS
+            for title in recipes
         }
-    moe = runs["MoE"]
+    moe = runs[MOE]
     figures = _compare(runs)
     write_json(folder / "comparison.json", figures)
     console.print()
-    console.print(_comparison_table(figures, moe))
+    console.print(_comparison_table(figures, runs))
     console.print(routing_table(moe.result.test.routing, "Expert load on the test images"))
     viz = recipe.viz
     pictures = run_pictures(
@@ -69,28 +75,50 @@ def quickstart(
         folder,
         images=viz.images,
         layer=viz.layer,
+        language=recipe.training.language,
         dpi=viz.dpi,
     )
     for title, run in runs.items():
         if not _reloads_equal(run):
-            raise MoeZooError(f"the {title} read back from {run.folder} does not give the logits of the one saved")
-        said = f"{title}: read back from {run.folder}, logits equal bit for bit"
+            raise MoeZooError(f"the {title} read back from {run.folder} does not answer as the one saved")
+        what = "logits" if run.result.test.classification is not None else "answers"
+        said = f"{title}: read back from {run.folder}, {what} equal bit for bit"
         console.print(f"[green]✓[/] {said}", soft_wrap=True)
-    _say_where(console, folder, pictures)
+    _say_where(console, recipe, folder, pictures)
+
+
+def _recipes(model: str, assignments: list[str]) -> dict[str, Recipe]:
+    """Of the model and of its dense twin, by their titles."""
+    from moezoo.config import field_names
+    from moezoo.errors import ConfigError
+    from moezoo.registry import is_model, model_config
+    from moezoo.train import resolve_recipe
+
+    config = model_config(model)
+    if "dense" not in field_names(type(config)) or getattr(config, "dense", False):
+        raise ConfigError(f"--model {model!r} has no dense twin to compare it with, or is one: name the MoE.")
+    named = is_model(f"{model}.dense")
+    twin = [] if named else ["model.dense=true"]
+    return {
+        MOE: resolve_recipe(model, assignments=assignments),
+        TWIN: resolve_recipe(f"{model}.dense" if named else model, assignments=[*assignments, *twin]),
+    }
 
 
 def _plan(recipe: Recipe, seed: int, folder: Path) -> Panel:
     """What is going to happen, narrow enough for any terminal."""
     from rich.panel import Panel
 
+    compared = "scores" if recipe.dataset == "shapes" else "accuracy"
+    effort = "No download. A few minutes on two CPU cores." if recipe.dataset in DATA else "As long as its recipe says."
     return Panel(
-        f"[bold]1[/]  Train [cyan]{MODELS['MoE']}[/] and its dense twin from scratch on\n"
-        "   scikit-learn's handwritten digits: 1,797 real images.\n"
+        f"[bold]1[/]  Train [cyan]{recipe.name}[/] and its dense twin from scratch on\n"
+        f"   {_data(recipe)}.\n"
         f"   Same loop, same settings, {recipe.training.epochs} epochs, seed {seed}\n"
-        "[bold]2[/]  Compare accuracy, parameters, executed FLOPs and latency\n"
+        f"[bold]2[/]  Compare {compared}, parameters, executed FLOPs and latency\n"
         "[bold]3[/]  Draw the training, the load of the experts, the token routing\n"
         "[bold]4[/]  Save both, load them again, check that nothing changed\n\n"
-        "No download. A few minutes on two CPU cores.\n"
+        f"{effort}\n"
         f"Everything goes to [bold]{folder}[/]",
         title="moezoo quickstart",
         title_align="left",
@@ -101,15 +129,16 @@ def _plan(recipe: Recipe, seed: int, folder: Path) -> Panel:
 
 
 def _compare(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
-    """Accuracy and cost of each model; the costs on the same test images."""
+    """Scores and cost of each model; the costs on the same test images, without text."""
     import torch
 
     from moezoo import measure
+    from moezoo.cli.scores import scores_of
 
     some = next(iter(runs.values()))
-    batch = torch.stack([some.splits.test[i][0] for i in range(LATENCY_BATCH)])
+    batch = _test_images(some)
     models = {title: run.model for title, run in runs.items()}
-    timings = measure.latency(models, batch, rounds=30, baseline="dense twin")
+    timings = measure.latency(models, batch, rounds=30, baseline=TWIN)
     figures = {}
     for title, run in runs.items():
         parameters = measure.parameters(run.model)
@@ -117,15 +146,14 @@ def _compare(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
         routing = run.result.test.routing
         figures[title] = {
             "model": run.recipe.name,
-            "val_accuracy": run.result.best.val_accuracy,
-            "test_accuracy": run.result.test.classification.top1,
+            **{name: score.value for name, score in scores_of(run).items()},
             "parameters": parameters.total,
             "active_parameters": parameters.active,
-            "executed_flops_per_image": measure.flops(run.model, batch).executed / LATENCY_BATCH,
+            "executed_flops_per_image": measure.flops(run.model, batch).executed / len(batch),
             "latency_ms": timing.p50,
             "latency_ratio": timing.ratio,
             "latency_ratio_quartiles": [timing.ratio_low, timing.ratio_high],
-            "latency_batch": LATENCY_BATCH,
+            "latency_batch": len(batch),
             "threads": torch.get_num_threads(),
             "dead_experts": sum(len(load.dead_experts) for load in routing),
             "experts": sum(load.num_experts for load in routing),
@@ -134,7 +162,8 @@ def _compare(runs: Mapping[str, TrainedRun]) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def _comparison_table(figures: Mapping[str, Mapping[str, Any]], run: TrainedRun) -> Table:
+def _comparison_table(figures: Mapping[str, Mapping[str, Any]], runs: Mapping[str, TrainedRun]) -> Table:
+    from moezoo.cli.scores import scores_of
     from moezoo.eval.tables import plain_table
 
     table = plain_table("MoE and dense twin", "", *figures)
@@ -143,12 +172,9 @@ def _comparison_table(figures: Mapping[str, Mapping[str, Any]], run: TrainedRun)
     def row(label: str, text, style: str = "") -> None:
         table.add_row(label, *(text(f) for f in columns), style=style)
 
-    row("validation accuracy", lambda f: f"{f['val_accuracy']:.2%}")
-    row(
-        f"test accuracy, {run.result.test.classification.samples} images",
-        lambda f: f"{f['test_accuracy']:.2%}",
-        "bold",
-    )
+    scores = [scores_of(run) for run in runs.values()]
+    for name, score in scores[0].items():
+        table.add_row(score.label, *(str(each[name]) for each in scores), style="bold" if score.main else "")
     row("parameters", lambda f: f"{f['parameters']:,}")
     row("active per token", lambda f: f"{f['active_parameters']:,}")
     row("executed FLOPs per image", lambda f: f"{f['executed_flops_per_image'] / 1e6:,.1f} M")
@@ -160,18 +186,48 @@ def _comparison_table(figures: Mapping[str, Mapping[str, Any]], run: TrainedRun)
 
 
 def _reloads_equal(run: TrainedRun) -> bool:
-    """Whether the saved model, built anew from its folder, gives the very same logits on test images."""
+    """Whether the saved model, built anew from its folder, answers test images with the very same numbers."""
     import torch
 
     from moezoo import create_model
 
-    batch = torch.stack([run.splits.test[i][0] for i in range(LATENCY_BATCH)])
+    batch = _test_images(run)
     again = create_model(f"local-dir:{run.folder}", pretrained=True).eval()
     with torch.no_grad():
-        return torch.equal(run.model.eval()(batch), again(batch))
+        ours, theirs = (_tensors(model(batch)) for model in (run.model.eval(), again))
+    same_words = getattr(run.model, "tokenizer", None) == getattr(again, "tokenizer", None)
+    return same_words and len(ours) == len(theirs) > 0 and all(map(torch.equal, ours, theirs))
 
 
-def _say_where(console: Console, folder: Path, pictures: list[Path]) -> None:
+def _test_images(run: TrainedRun) -> Any:
+    """(B, C, H, W): the first test images."""
+    import torch
+
+    test: Any = run.splits.test
+    return torch.stack([test[i][0] for i in range(min(len(test), LATENCY_BATCH))])
+
+
+def _tensors(answer: Any) -> list[Any]:
+    """The numbers of an answer: a tensor, or a mapping that has some."""
+    from torch import Tensor
+
+    values = answer.values() if hasattr(answer, "values") and not isinstance(answer, Tensor) else [answer]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _data(recipe: Recipe) -> str:
+    """What the recipe trains on, in words."""
+    return DATA.get(recipe.dataset, recipe.dataset)
+
+
+def _top_k(recipe: Recipe) -> str:
+    """What the family calls the number of experts that a token uses."""
+    from moezoo.registry import model_config
+
+    return "expert_k" if hasattr(model_config(recipe.name), "expert_k") else "top_k"
+
+
+def _say_where(console: Console, recipe: Recipe, folder: Path, pictures: list[Path]) -> None:
     lines = [
         "",
         "[bold]Pictures[/]",
@@ -181,7 +237,7 @@ def _say_where(console: Console, folder: Path, pictures: list[Path]) -> None:
         "",
         "[bold]Next[/]",
         f"  moezoo eval local-dir:{folder / 'moe'}",
-        f"  moezoo train {MODELS['MoE']} --set num_experts=8 --set expert_k=2",
+        f"  moezoo train {recipe.name} --set num_experts=8 --set {_top_k(recipe)}=2",
         "  moezoo list",
     ]
     console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -27,7 +27,7 @@ def train(
     from rich.markup import escape
 
     from moezoo.cli.log import log_shown
-    from moezoo.eval.tables import metrics_table, routing_table
+    from moezoo.cli.scores import print_test
     from moezoo.train import is_main_process, leave_processes, resolve_recipe, train_recipe
     from moezoo.train.progress import ProgressBar
     from moezoo.viz import run_pictures
@@ -50,11 +50,16 @@ def train(
     leave_processes()  # only the main one comes back
     viz = recipe.viz
     pictures = run_pictures(
-        run.model, run.splits, {name: run.result}, folder, images=viz.images, layer=viz.layer, dpi=viz.dpi
+        run.model,
+        run.splits,
+        {name: run.result},
+        folder,
+        images=viz.images,
+        layer=viz.layer,
+        language=recipe.training.language,
+        dpi=viz.dpi,
     )
-    console.print(metrics_table(run.result.test.classification, f"Test images, epoch {run.result.best_epoch}"))
-    if run.result.test.routing:
-        console.print(routing_table(run.result.test.routing))
+    print_test(console, run.result.test, f"Test images, epoch {run.result.best_epoch}")
     for path in (folder / "model.safetensors", folder / "config.yaml", folder / "metrics.json", *pictures):
         console.print(f"  {escape(str(path))}", soft_wrap=True)
     load = f"moezoo.create_model('local-dir:{folder}', pretrained=True)"

@@ -1,4 +1,4 @@
-"""``moezoo viz``: where a model's tokens go, drawn over real images."""
+"""``moezoo viz``: what a model makes of real images, and where their tokens go."""
 
 from __future__ import annotations
 
@@ -18,30 +18,51 @@ def viz(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("viz"),
 ) -> None:
-    """Draw token routing over test images, and the confusion matrix, of a model."""
+    """Draw what fits the model and its task: predictions, routing over test images, what each expert sees and which
+    classes it gets, attention, which words look where, the confusion matrix; of a run's folder also its training.
+    """
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moezoo.eval import evaluate
-    from moezoo.eval.tables import metrics_table, routing_table
+    from moezoo.cli.scores import print_test
+    from moezoo.data import Splits
+    from moezoo.data.text import class_sentences
+    from moezoo.eval.part import check_belongs, evaluate_part, passes
     from moezoo.names import is_stored_name
     from moezoo.train import create_for, find_device, probe_folder, resolve_recipe
-    from moezoo.viz import confusion_figure, dataset_routing_figure, save_figure
+    from moezoo.viz import evaluation_pictures, history_figures, model_figures, read_history, save_figures
 
     recipe = resolve_recipe(name, assignments=set_ or [])
     folder = probe_folder(out)
     model, splits = create_for(recipe, pretrained=pretrained, checkpoint=checkpoint)
+    check_belongs(model, splits)
     model.to(find_device(recipe.training.device))
     console = Console()
     if not (checkpoint or pretrained or is_stored_name(name)):
-        console.print("[yellow]The weights are random: this is the routing of an untrained model.[/]")
-    viz, paths = recipe.viz, []
-    figure = dataset_routing_figure(model, splits, images=viz.images, layer=viz.layer)
-    paths.append(save_figure(figure, folder / "routing.png", dpi=viz.dpi))
-    batch_size, names = 2 * recipe.training.batch_size, splits.label_names
-    report = evaluate(model, splits.test, batch_size=batch_size, label_names=names)
-    figure = confusion_figure(report.classification, "Confusion on the test images")
-    paths.append(save_figure(figure, folder / "confusion.png", dpi=viz.dpi))
-    console.print(metrics_table(report.classification, f"{name} on the test images of {splits.name}"))
-    console.print(routing_table(report.routing))
-    for path in paths:
-        console.print(f"  {path}", soft_wrap=True)
+        console.print("[yellow]The weights are random: these are pictures of an untrained model.[/]")
+    viz = recipe.viz
+    figures = model_figures(model, splits, images=viz.images, layer=viz.layer, language=recipe.training.language)
+    if "routing" not in figures:
+        console.print("The model has no MoE layer whose tokens lie on the image: there is no routing to draw.")
+    language = recipe.training.language
+    sentences = class_sentences(splits.label_names, language) if isinstance(splits, Splits) else None
+    run = Path(name.removeprefix("local-dir:")).expanduser() if name.startswith("local-dir:") else None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = Console(stderr=True)
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        task = bar.add_task("test images", total=passes(model, splits) * len(splits.test))  # type: ignore[arg-type]
+        report = evaluate_part(
+            model,
+            splits,
+            batch_size=2 * recipe.training.batch_size,
+            num_workers=recipe.training.num_workers,
+            sentences=sentences,
+            progress=lambda images: bar.advance(task, images),
+        )
+    pictures = evaluation_pictures(report, folder, title="Confusion on the test images", dpi=viz.dpi)
+    if run is not None:
+        figures |= history_figures(run.name, read_history(run), run)
+    pictures += save_figures(figures, folder, dpi=viz.dpi)
+    print_test(console, report, f"{name} on the test images of {splits.name}")
+    for path in sorted(set(pictures)):
+        console.print(f"  {path}", markup=False, soft_wrap=True)

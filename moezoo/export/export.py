@@ -14,6 +14,7 @@ from torch import nn
 from moezoo.errors import ConfigError, ExportError, InputError, MoeZooError
 from moezoo.export.formats import check_target
 from moezoo.export.parity import Parity, compare, plain_images
+from moezoo.export.plain import plain
 from moezoo.export.sidecar import describe, sidecar_text
 from moezoo.export.trace import trace
 from moezoo.hub.files import check_writable, move_into_place, output_errors, seal
@@ -52,7 +53,8 @@ def export_model(
     untouched.
 
     Args:
-        model: Takes one float32 batch of images. ``torch.compile`` and data-parallel wrappers are seen through.
+        model: Takes one float32 batch of images. Of a mapping that it answers with, the logits are exported, or the
+            embeddings where there are none. ``torch.compile`` and data-parallel wrappers are seen through.
         file: Ends in ``.onnx`` or ``.pt2``; its folder is created if need be.
         format: ``onnx``, or ``pt2``: read it by ``torch.export.load(file).module()``, without moezoo.
         input_size: (C, H, W), or whatever follows the batch; ``None`` takes ``model.pretrained_cfg``'s.
@@ -88,7 +90,8 @@ def export_model(
         report("trace")
         with _explained("traced"):
             images = plain_images(model, images)
-            program = trace(model, images, dynamic_batch=dynamic_batch)
+            answering = plain(model, images)
+            program = trace(answering, images, dynamic_batch=dynamic_batch)
         report("write")
         with _explained(f"written as {format}"):
             chosen.write(program, draft, opset)
@@ -97,7 +100,7 @@ def export_model(
             report("check")
             with _explained("run"):
                 run = chosen.load(draft)
-                parity = compare(model, run, images, (3, 1) if dynamic_batch else (traced_size,), chosen.limit)
+                parity = compare(answering, run, images, (3, 1) if dynamic_batch else (traced_size,), chosen.limit)
         files = sorted(Path(staging).iterdir(), key=lambda path: path == draft)  # a reader of the file finds the rest
         text = sidecar_text(describe(model, files, format, images, dynamic_batch, parity))
         sidecar = Path(staging) / f"{target.name}.json"

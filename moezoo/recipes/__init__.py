@@ -1,4 +1,7 @@
-"""Recipes: how a registered model is trained, as YAML: ``recipes/<family>/<arch>.yaml``. No torch here."""
+"""Recipes: how a registered model is trained, as YAML: ``recipes/<family>/<arch>.yaml``. No torch here.
+
+A variant that is trained another way, such as a captioner, has ``<arch>.<variant>.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,19 @@ from typing import Any
 from moezoo.config import from_yaml
 
 
-def find_recipe(base: str) -> dict[str, Any] | None:
-    """The recipe of ``family/arch`` as nested plain data; ``None`` when there is none."""
-    family, _, arch = base.partition("/")
-    path = files(__name__) / family / f"{arch}.yaml"
-    if not path.is_file():
-        return None
-    return from_yaml(path.read_text(encoding="utf-8"), where=f"recipe {family}/{arch}")
+def find_recipe(name: str) -> dict[str, Any] | None:
+    """The recipe of ``family/arch[.variant]`` as nested plain data, the variant's own or else the architecture's;
+    ``None`` when there is neither."""
+    family, _, arch = name.partition("/")
+    for own in dict.fromkeys((arch, arch.partition(".")[0])):
+        path = files(__name__) / family / f"{own}.yaml"
+        if path.is_file():
+            return from_yaml(path.read_text(encoding="utf-8"), where=f"recipe {family}/{own}")
+    return None
 
 
 def list_recipes() -> list[str]:
-    """Every ``family/arch`` that has a recipe."""
+    """Every ``family/arch`` that has a recipe, and every variant that has one of its own."""
     folders = [folder for folder in files(__name__).iterdir() if folder.is_dir()]
     return sorted(
         f"{folder.name}/{path.name.removesuffix('.yaml')}"

@@ -10,6 +10,7 @@ from typing import Any
 from timm.models import PretrainedCfg
 from torch import nn
 
+from moezoo.backbones.answers import answer_plainly
 from moezoo.config import field_names
 from moezoo.errors import ConfigError
 from moezoo.factory import create_model, get_pretrained_cfg
@@ -43,7 +44,7 @@ def create(
     pretrained_model_args: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A model of moezoo, its auxiliary losses attached to its layers' outputs.
+    """A model of moezoo, its auxiliary losses attached to its layers' outputs; it answers with a tensor.
 
     Args:
         pretrained: As of :func:`moezoo.create_model`.
@@ -83,6 +84,7 @@ def create(
         hints = [did_you_mean(key, known) for key in backbone if f"unknown argument {key!r}" in str(error)]
         raise ConfigError(f"{error}{''.join(hints)}") from error
     _describe(model, base, variant, stated)
+    answer_plainly(model)
     set_aux_mode(model, "attached")
     follow_scaler(model, scale)
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)

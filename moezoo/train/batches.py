@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Subset, default_collate, get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 
 from moezoo.data.skipped import Skipped
 from moezoo.errors import DataError, MoeZooError
 from moezoo.train.seeding import mix, restored_host, seed_host
+
+if TYPE_CHECKING:
+    from moezoo.train.tasks import Task
 
 
 class Key(NamedTuple):
@@ -27,10 +29,8 @@ class Key(NamedTuple):
 class Batch(NamedTuple):
     """One forward of one process."""
 
-    images: Tensor | None
-    """(B, C, H, W); ``None`` without a single image."""
-    labels: Tensor | None
-    """(B,) int64."""
+    content: Any
+    """What the task made of the images; ``None`` without a single one."""
     indices: list[int]
     """The images' places in the data set, unreadable ones included."""
     skipped: list[Skipped]
@@ -80,14 +80,14 @@ class SeededItems(Dataset):
     """A data set read by :class:`Key`: each image has randomness of its own, from the seed, the epoch and its index.
 
     Args:
-        dataset: Items ``(image, label)``, or :class:`~moezoo.data.skipped.Skipped` for an unreadable file.
+        dataset: Items as the task takes them, or :class:`~moezoo.data.skipped.Skipped` for an unreadable file.
         seed: Of the run.
-        num_classes: Labels are below it.
+        task: Says what a batch needs of an item.
         workers: Processes that will read.
     """
 
-    def __init__(self, dataset: Any, seed: int, *, num_classes: int, workers: int = 0):
-        self.dataset, self.seed, self.num_classes = dataset, seed, num_classes
+    def __init__(self, dataset: Any, seed: int, task: Task, *, workers: int = 0):
+        self.dataset, self.seed, self.task = dataset, seed, task
         self.reading = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_() if workers else None
         """(workers, 2) process id and index of the image it reads: what to say of a process that is gone."""
 
@@ -107,12 +107,7 @@ class SeededItems(Dataset):
         seed_host(mix(self.seed, epoch, index))
         try:
             item = self.dataset[index]
-            if not isinstance(item, Skipped) and not 0 <= int(item[1]) < self.num_classes:
-                raise DataError(
-                    f"{describe(self.dataset, index)} of the training data has the label {item[1]!r}; labels go from "
-                    f"0 to {self.num_classes - 1}"
-                )
-            return index, item
+            return index, item if isinstance(item, Skipped) else self.task.item(self.dataset, index, item)
         except MoeZooError:
             raise
         except Exception as error:
@@ -130,10 +125,14 @@ def describe(dataset: Any, index: int) -> str:
     return f"image {index}" if str(index) == said.removeprefix("image ") else f"image {index} ({said})"
 
 
-def collate(items: Sequence[tuple[int, Any]]) -> Batch:
+class Collate:
     """The readable items as one batch, the others beside it."""
-    good = [item for _, item in items if not isinstance(item, Skipped)]
-    skipped = [item for _, item in items if isinstance(item, Skipped)]
-    indices = [index for index, _ in items]
-    images, labels = default_collate(good) if good else (None, None)
-    return Batch(images, labels, indices, skipped)
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> Batch:
+        good = [item for _, item in items if not isinstance(item, Skipped)]
+        skipped = [item for _, item in items if isinstance(item, Skipped)]
+        indices = [index for index, _ in items]
+        return Batch(self.task.collate(good) if good else None, indices, skipped)

@@ -35,6 +35,11 @@ class TrainingConfig:
     label_smoothing: float = option(0.1, "share of the target spread over all classes")
     mixup: float = option(0.0, "alpha of mixup; 0: none")
     cutmix: float = option(0.0, "alpha of cutmix; 0: none. With both, each batch gets one of them at random")
+    text: Literal["own", "none", "shuffled"] = option(
+        "own", "sentences a model that takes text is trained with: the image's own, none, or (a control) others'"
+    )
+    text_weight: float = option(1.0, "weight of the cross-entropy of image and class sentence together")
+    language: Literal["en", "zh"] = option("en", "of the sentences about classes")
     grad_clip: float | None = option(1.0, "largest gradient norm; null does not clip")
     ema_decay: float | None = option(None, "of averaged weights, which are validated and kept, e.g. 0.9999; null: none")
     freeze_backbone: bool = option(False, "train only the MoE and the head")
@@ -91,6 +96,7 @@ class TrainingConfig:
             ("label_smoothing", "from 0 to below 1", 0 <= self.label_smoothing < 1),
             ("mixup", "at least 0", self.mixup >= 0),
             ("cutmix", "at least 0", self.cutmix >= 0),
+            ("text_weight", "at least 0", self.text_weight >= 0),
             ("grad_clip", "above 0, or null", above(self.grad_clip, 0)),
             ("ema_decay", "above 0 and below 1, or null", self.ema_decay is None or 0 < self.ema_decay < 1),
             ("early_stopping", "at least 1, or null", above(self.early_stopping, 0)),

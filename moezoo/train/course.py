@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from moezoo.errors import DataError, Interrupted
-from moezoo.eval import Evaluation, LayerLoad, classification_metrics
+from moezoo.eval import Evaluation, LayerLoad
+from moezoo.moe.modes import evaluating
 from moezoo.train.batches import Batch
 from moezoo.train.ema import warmed_up
 from moezoo.train.health import CollapseWatch
@@ -23,6 +23,7 @@ from moezoo.train.progress import Observer
 from moezoo.train.result import EpochMetrics, TrainingResult
 from moezoo.train.signals import StopSignals
 from moezoo.train.standing import Standing
+from moezoo.train.tasks.base import Columns, Content
 from moezoo.train.validate import predict_together
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Course:
         number = standing.step + 1
         lr = parts.schedule.apply(parts.optimizer, self._scheduled(position))
         if parts.parallel.world == 1:
-            batches = [batch for batch in batches if batch.images is not None]
+            batches = [batch for batch in batches if batch.content is not None]
         measure = number % self.config.log_every == 0
         values = parts.stepper(batches, measure=measure, stop=self.signals.requested is not None)
         if values.trouble:
@@ -124,19 +125,22 @@ class Course:
         parts, kept = self.parts, self.keeper.ema
         try:
             with kept.in_place() if kept is not None else nullcontext():
-                logits, labels, routing = self._predict(parts.splits.val, parts.stepper.autocast)
+                columns, routing = self._predict(parts.splits.val, self._answer, parts.stepper.autocast)
         except _Asked:  # the model has its own weights again, and only now can be saved
             self._stop_if(True)
-        result = classification_metrics(logits, labels)
+        judgement = parts.task.judge(columns)
         parts.bad_files.merge(parts.parallel.gather(parts.bad_files.reasons))
-        return self.standing.end_epoch(result.loss, result.top1, time.perf_counter() - begin, routing)
+        return self.standing.end_epoch(judgement, parts.task.score, time.perf_counter() - begin, routing)
 
     def _test(self) -> Evaluation:
         """Of the best weights, as anyone would who loads the saved model: in their own precision."""
         parts = self.parts
         try:
             with self.keeper.best_weights.in_place():
-                logits, labels, routing = self._predict(parts.splits.test, nullcontext)
+                columns, routing = self._predict(parts.splits.test, self._answer, nullcontext)
+                with evaluating(parts.model):
+                    ask = parts.task.final(parts.model)
+                more = self._predict(parts.splits.test, ask, nullcontext)[0] if ask is not None else None
             self._leave_if_asked()
         except _Asked:
             self._stop_if(True)
@@ -147,15 +151,20 @@ class Course:
                 f"{str(error).rstrip()}. The test leaves no image out. The training is done and kept in "
                 f"{self.keeper.newest}: repair the file, and --resume auto goes on from there."
             ) from error
-        return Evaluation(classification_metrics(logits, labels, parts.splits.label_names), routing)
+        return parts.task.report(columns, more, routing)
+
+    def _answer(self, content: Content) -> Columns:
+        return self.parts.task.answer(self.parts.model, content)
 
     def _predict(
-        self, dataset: Dataset, autocast: Callable[[], AbstractContextManager]
-    ) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
+        self, dataset: Dataset, answer: Callable[[Content], Columns], autocast: Callable[[], AbstractContextManager]
+    ) -> tuple[Columns, tuple[LayerLoad, ...]]:
         parts = self.parts
         return predict_together(
             parts.model,
             dataset,
+            parts.task,
+            answer,
             parts.parallel,
             parts.meter,
             batch_size=2 * self.config.batch_size,

@@ -36,7 +36,7 @@ class Keeper:
 
     def __init__(self, parts: Parts, folder: RunFolder | None, data_options: Mapping[str, Any] | None = None):
         self.parts, self.folder = parts, folder
-        self.facts = run_facts(parts.model, parts.splits, data_options)
+        self.facts = run_facts(parts.model, parts.splits, data_options, parts.task.facts())
         self.standing = Standing()
         self.ema = KeptWeights(parts.model) if parts.config.ema_decay is not None else None
         self.best_weights = KeptWeights(parts.model, "cpu")  # rarely asked for, and memory is scarcer elsewhere

@@ -10,7 +10,6 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from moezoo.data import Splits
 from moezoo.train.config import TrainingConfig
 from moezoo.train.course import Course
 from moezoo.train.device import make_accelerator
@@ -23,11 +22,12 @@ from moezoo.train.progress import Observer, Silent
 from moezoo.train.result import TrainingResult
 from moezoo.train.seeding import seeded
 from moezoo.train.signals import StopSignals
+from moezoo.train.tasks import AnySplits
 
 
 def fit(
     model: nn.Module,
-    splits: Splits,
+    splits: AnySplits,
     config: TrainingConfig,
     *,
     out: str | Path | None = None,
@@ -37,15 +37,19 @@ def fit(
 ) -> TrainingResult:
     """Train on ``splits.train``, choose the epoch on ``splits.val`` and report ``splits.test`` once.
 
-    Cross-entropy plus :func:`moezoo.aux_loss`, AdamW with warm-up and cosine. On the CPU the same seed, model
+    What is learnt is up to the task (:mod:`moezoo.train.tasks`), which follows from the model and the data: classes by
+    cross-entropy, with sentences about them beside the training images where the model takes text; images and captions
+    that find one another; or captions that are written. To its loss comes :func:`moezoo.aux_loss`. AdamW with warm-up
+    and cosine. On the CPU the same seed, model
     and data give the same weights bit for bit, also when the run was interrupted and resumed, and with any number of
     workers. The caller's random generators are left as they were.
 
     Args:
-        model: (B, C, H, W) to (B, classes) logits; trained in place. It comes back on the device it was
-            trained on, with the weights of the best epoch (their moving average, with ``ema_decay``), in evaluation
-            mode.
-        splits: A prepared data set.
+        model: (B, C, H, W) to (B, classes) logits, or to a mapping that has them; or one that takes text, which gets a
+            ``tokenizer`` made of the training sentences if it has none. Trained in place. It comes back on the device
+            it was trained on, with the weights of the best epoch (their moving average, with ``ema_decay``), in
+            evaluation mode.
+        splits: A prepared data set, with labels or with captions.
         config: How to train.
         out: Folder for ``steps.jsonl`` (one line per step), ``metrics.jsonl`` (one line per epoch), ``metrics.json``
             and ``checkpoints/``; ``None`` writes nothing.
@@ -73,7 +77,7 @@ def fit(
 
 def train(
     model: nn.Module,
-    splits: Splits,
+    splits: AnySplits,
     config: TrainingConfig,
     accelerator: Accelerator,
     *,

@@ -79,7 +79,7 @@ class RunLog:
             file.write(_line(metrics.to_dict()))
         if self._events is not None:
             self._events.add_scalar("val/loss", metrics.val_loss, step)
-            self._events.add_scalar("val/accuracy", metrics.val_accuracy, step)
+            self._events.add_scalar(f"val/{metrics.score_name}", metrics.score, step)
             self._events.flush()
 
     def close(self) -> None:

@@ -9,8 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from moezoo.data import Splits
-from moezoo.train.augment import build_mixer
 from moezoo.train.bad_files import BadFiles
 from moezoo.train.config import TrainingConfig
 from moezoo.train.health import RoutingMeter
@@ -21,6 +19,7 @@ from moezoo.train.reader import Reader
 from moezoo.train.schedule import Schedule, build_schedule
 from moezoo.train.seeding import mix, seed_all
 from moezoo.train.step import Stepper
+from moezoo.train.tasks import AnySplits, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Parts:
     """The parts that do not change while a run goes on."""
 
     model: nn.Module
-    splits: Splits
+    splits: AnySplits
+    task: Task
     config: TrainingConfig
     parallel: Parallel
     reader: Reader
@@ -41,15 +41,16 @@ class Parts:
 
 
 def build_parts(
-    model: nn.Module, splits: Splits, config: TrainingConfig, accelerator: Accelerator, stack: ExitStack
+    model: nn.Module, splits: AnySplits, config: TrainingConfig, accelerator: Accelerator, stack: ExitStack
 ) -> Parts:
     """Place and spread the model, then build what depends on its parameters. ``stack`` takes them apart again."""
     parallel = make_parallel(config, accelerator)
+    task = task_of(model, splits, config)
     model.to(parallel.device)
-    module = parallel.prepare(model)
+    module = parallel.prepare(model, unused=task.leaves_parameters_out)
     meter = RoutingMeter(model, parallel.device)
     stack.callback(meter.close)
-    reader = Reader(splits.train, splits.num_classes, model, config, parallel)
+    reader = Reader(splits.train, task, model, config, parallel)
     stack.callback(reader.close)
     optimizer = build_optimizer(model, config)
     if parallel.rank:  # dropout and noise of the processes differ; the first one's are those of a single process
@@ -57,20 +58,20 @@ def build_parts(
     stepper = Stepper(
         model,
         module,
+        task,
         optimizer,
         parallel,
         meter,
         autocast=accelerator.autocast,
         scaler=accelerator.scaler,
-        mixer=build_mixer(config, splits.num_classes),
-        label_smoothing=config.label_smoothing,
         grad_clip=config.grad_clip,
-        no_images=splits.val[0][0][None][:0] if parallel.world > 1 else None,
+        nothing=task.empty(splits.val, held_out=False) if parallel.world > 1 else None,
         keep_buffers=config.on_nonfinite == "skip",
     )
     return Parts(
         model=model,
         splits=splits,
+        task=task,
         config=config,
         parallel=parallel,
         reader=reader,

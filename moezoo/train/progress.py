@@ -59,7 +59,7 @@ class ProgressBar:
 
     def start(self, epochs: int, steps_per_epoch: int, done: int = 0) -> None:
         self._epochs, self._steps, self._seen = epochs, steps_per_epoch, done
-        self._accuracy = self._health = ""
+        self._score = self._health = ""
         total = epochs * steps_per_epoch
         visible = self.console.is_terminal
         self._task = self._bar.add_task(self.title, total=total, completed=done, state="", visible=visible)
@@ -74,7 +74,8 @@ class ProgressBar:
         self._bar.update(self._task, advance=1, state=self._line(epoch, loss))
 
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None:
-        self._accuracy = f"  val [cyan]{metrics.val_accuracy:5.1%}[/]  best [green]{best.val_accuracy:5.1%}[/]"
+        what = "val" if metrics.score_name == "accuracy" else metrics.score_name.replace("_", " ")
+        self._score = f"  {what} [cyan]{metrics.score:5.1%}[/]  best [green]{best.score:5.1%}[/]"
         line = self._line(metrics.epoch, metrics.loss)
         self._bar.update(self._task, state=line)
         every = max(self._epochs // 10, 1)
@@ -82,7 +83,7 @@ class ProgressBar:
             self.console.print(f"{self.title}  {line}", soft_wrap=True)
 
     def _line(self, epoch: int, loss: float) -> str:
-        return f"epoch {epoch:2d}/{self._epochs}  loss {loss:.3f}{self._accuracy}{self._health}"
+        return f"epoch {epoch:2d}/{self._epochs}  loss {loss:.3f}{self._score}{self._health}"
 
     def stop(self) -> None:
         if self.console.is_terminal:

@@ -13,20 +13,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from moezoo.errors import DataError, InputError, MoeZooError
-from moezoo.train.batches import Batch, EpochBatches, SeededItems, collate, describe
+from moezoo.train.batches import Batch, Collate, EpochBatches, SeededItems, describe
 from moezoo.train.config import TrainingConfig
 from moezoo.train.parallel import Parallel
 from moezoo.train.signals import shield_worker
+from moezoo.train.tasks import Task
 
 
 class Reader:
     """The batches of an epoch, in groups of one optimiser step. The workers live as long as the reader."""
 
-    def __init__(self, dataset: Any, num_classes: int, model: nn.Module, config: TrainingConfig, parallel: Parallel):
+    def __init__(self, dataset: Any, task: Task, model: nn.Module, config: TrainingConfig, parallel: Parallel):
         if len(dataset) == 0:
             raise InputError("the training part of the data set is empty")
         self.config = config
-        self.items = SeededItems(dataset, config.seed, num_classes=num_classes, workers=config.num_workers)
+        self.items = SeededItems(dataset, config.seed, task, workers=config.num_workers)
         self.batches = EpochBatches(
             len(dataset),
             config.batch_size,
@@ -40,7 +41,7 @@ class Reader:
             self.items,
             batch_sampler=self.batches,
             num_workers=config.num_workers,
-            collate_fn=collate,
+            collate_fn=Collate(task),
             generator=torch.Generator(),  # of workers' seeds, which nobody uses: the global one is not to move
             worker_init_fn=shield_worker if config.num_workers else None,
             persistent_workers=config.num_workers > 0,

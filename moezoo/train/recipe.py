@@ -93,7 +93,7 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
         ConfigError: An unknown section or key, with the nearest spelling, or a value that is not allowed.
     """
     stored = is_stored_name(name)
-    overlays = [_stored_recipe(name) if stored else find_recipe(resolve(name)[0].base) or {}]
+    overlays = [_stored_recipe(name) if stored else find_recipe(str(resolve(name)[0])) or {}]
     if file is not None:
         overlays.append(read_yaml(file))
         _check_sections(overlays[-1])

@@ -13,7 +13,7 @@ from moezoo.eval import Evaluation, LayerLoad
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch. Losses are means over images, accuracies fractions."""
+    """One epoch. Losses are means over images."""
 
     epoch: int
     """Counted from 1."""
@@ -27,19 +27,33 @@ class EpochMetrics:
     """Mean over the steps, weighted by their images, before clipping."""
     val_loss: float
     """NaN where the model had no finite answer to any image."""
-    val_accuracy: float
+    score: float
+    """What the epoch is chosen by, on the validation images."""
     seconds: float
     routing: tuple[LayerLoad, ...]
     """Load of the experts over the validation images."""
+    score_name: str = "accuracy"
+    """What ``score`` is; larger is better."""
+
+    @property
+    def val_accuracy(self) -> float:
+        """``score``, where it is the accuracy."""
+        if self.score_name != "accuracy":
+            raise AttributeError(f"val_accuracy: the epochs of this run were judged by {self.score_name}; see score")
+        return self.score
 
     @property
     def key(self) -> tuple[float, float]:
-        """Larger is better. Validation sets are small and accuracies tie; the loss then decides."""
-        return self.val_accuracy, -self.val_loss if math.isfinite(self.val_loss) else -math.inf
+        """Larger is better. Validation sets are small and scores tie; the loss then decides."""
+        return self.score, -self.val_loss if math.isfinite(self.val_loss) else -math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-like data; one line of ``metrics.jsonl``. A loss that is not finite is ``None``."""
-        values = dataclasses.asdict(self)
+        """Plain JSON-like data; one line of ``metrics.jsonl``. A loss that is not finite is ``None``.
+
+        The score stands under its own name, ``val_accuracy`` for example.
+        """
+        values = {f"val_{self.score_name}" if k == "score" else k: v for k, v in dataclasses.asdict(self).items()}
+        del values["score_name"]
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
     @staticmethod
@@ -49,7 +63,10 @@ class EpochMetrics:
             {k: tuple(v) if isinstance(v, list) else v for k, v in load.items()} for load in values["routing"]
         ]
         numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items() if k != "routing"}
-        return EpochMetrics(**numbers, routing=tuple(LayerLoad(**load) for load in loads))
+        name = next(k for k in numbers if k.startswith("val_") and k != "val_loss")
+        score = numbers.pop(name)
+        found = tuple(LayerLoad(**load) for load in loads)
+        return EpochMetrics(**numbers, score=score, routing=found, score_name=name.removeprefix("val_"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class TrainingResult:
 
     history: tuple[EpochMetrics, ...]
     best_epoch: int
-    """The epoch of the highest validation accuracy; among equals, of the lowest validation loss."""
+    """The epoch of the highest validation score; among equals, of the lowest validation loss."""
     test: Evaluation
     """Measured once, on the weights of ``best_epoch``."""
     seconds: float
@@ -72,7 +89,7 @@ class TrainingResult:
         """Plain JSON-like data, the content of ``metrics.json``."""
         return {
             "best_epoch": self.best_epoch,
-            "val_accuracy": self.best.val_accuracy,
+            f"val_{self.best.score_name}": self.best.score,
             "test": self.test.to_dict(),
             "seconds": self.seconds,
             "history": [epoch.to_dict() for epoch in self.history],

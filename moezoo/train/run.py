@@ -14,6 +14,7 @@ from torch import nn
 
 from moezoo.data import Splits, input_options, load_dataset
 from moezoo.errors import ConfigError, MoeZooError
+from moezoo.eval import Evaluation
 from moezoo.factory import create_model
 from moezoo.hub.save import save_pretrained
 from moezoo.measure.flops import flops
@@ -29,6 +30,7 @@ from moezoo.train.progress import Observer
 from moezoo.train.recipe import Recipe
 from moezoo.train.result import TrainingResult
 from moezoo.train.seeding import seeded
+from moezoo.train.tasks import AnySplits, choose_task
 
 FLOPS_IMAGES = 8
 """Test images over which the executed FLOPs on the card are averaged."""
@@ -41,14 +43,14 @@ class TrainedRun:
     recipe: Recipe
     model: nn.Module
     """With the chosen weights, in evaluation mode."""
-    splits: Splits
+    splits: AnySplits
     result: TrainingResult
     folder: Path
 
 
 def create_for(
     recipe: Recipe, *, pretrained: bool | str = False, checkpoint: str | Path | None = None
-) -> tuple[nn.Module, Splits]:
+) -> tuple[nn.Module, AnySplits]:
     """The recipe's model and its data set, prepared for that model.
 
     Args:
@@ -57,8 +59,9 @@ def create_for(
         checkpoint: A ``.safetensors`` file to load at the end.
 
     Raises:
-        ConfigError: The data set has no labels, or not as many classes as the model; or ``viz.layer`` is none of its
-            MoE layers, where it has some.
+        ConfigError: The data set is of no kind that the model can be trained on (labels, or captions for one that takes
+            text), or has not as many classes as the model; or ``viz.layer`` is none of its MoE layers, where it has
+            some.
     """
     with seeded(recipe.training.seed):
         model = create_model(
@@ -66,16 +69,14 @@ def create_for(
         )
     _check_layer(model, recipe.viz.layer)
     splits = load_dataset(recipe.dataset, **{**input_options(model, recipe.dataset), **recipe.data_options})
-    if not isinstance(splits, Splits):
-        raise ConfigError(
-            f"data set {recipe.dataset!r} has no class labels ({type(splits).__name__}), which this needs"
-        )
-    classes = getattr(model, "num_classes", splits.num_classes)
-    if classes != splits.num_classes:
-        raise ConfigError(
-            f"num_classes={classes} does not fit the data set {splits.name!r}, which has "
-            f"{splits.num_classes} classes: --set num_classes={splits.num_classes}."
-        )
+    choose_task(model, splits, recipe.training)
+    if isinstance(splits, Splits):
+        classes = getattr(model, "num_classes", splits.num_classes)
+        if classes != splits.num_classes:
+            raise ConfigError(
+                f"num_classes={classes} does not fit the data set {splits.name!r}, which has "
+                f"{splits.num_classes} classes: --set num_classes={splits.num_classes}."
+            )
     return model, splits
 
 
@@ -129,18 +130,19 @@ def train_recipe(
             recipe=recipe.to_yaml(getattr(model, "moezoo_config", None), pretrained=pretrained),
         )
         model.to("cpu")
-        model.label_names = splits.label_names  # type: ignore[assignment]
+        if isinstance(splits, Splits):
+            model.label_names = splits.label_names  # type: ignore[assignment]
         on_main(lambda: _save(model, folder.path, _figures(recipe, splits, result), splits, result))
     return TrainedRun(recipe, model, splits, result, folder.path)
 
 
-def _save(model: nn.Module, path: Path, figures: dict[str, Any], splits: Splits, result: TrainingResult) -> None:
+def _save(model: nn.Module, path: Path, figures: dict[str, Any], splits: AnySplits, result: TrainingResult) -> None:
     images = torch.stack([splits.test[i][0] for i in range(min(len(splits.test), FLOPS_IMAGES))])  # type: ignore[arg-type]
     save_pretrained(
         model,
         path,
         metrics=figures,
-        label_names=splits.label_names,
+        label_names=getattr(splits, "label_names", None),
         routing=result.test.routing or None,
         flops=_cost(model, images) or None,
     )
@@ -159,16 +161,28 @@ def _cost(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
     return cost
 
 
-def _figures(recipe: Recipe, splits: Splits, result: TrainingResult) -> dict[str, Any]:
+def _figures(recipe: Recipe, splits: AnySplits, result: TrainingResult) -> dict[str, Any]:
     """What the model's card says about the run."""
-    shares = {
-        "test_top1": result.test.classification.top1,
-        "val_top1": result.best.val_accuracy,
-        "test_calibration_error": result.test.classification.calibration_error,
-    }
+    best, figures = result.best, test_figures(result.test)
+    figures[f"val_{'top1' if best.score_name == 'accuracy' else best.score_name}"] = best.score
     return {
         "dataset": splits.name,
-        **{name: round(share, 4) for name, share in shares.items() if math.isfinite(share)},
+        **{name: round(figure, 4) for name, figure in figures.items() if math.isfinite(figure)},
         "epochs": recipe.training.epochs,
         "seed": recipe.training.seed,
     }
+
+
+def test_figures(test: Evaluation) -> dict[str, float]:
+    """The main figures of a test, by name."""
+    figures: dict[str, float] = {}
+    if (found := test.classification) is not None:
+        figures |= {"test_top1": found.top1, "test_calibration_error": found.calibration_error}
+    if (text := test.text) is not None:
+        figures |= {"test_zero_shot": text.zero_shot, "label_text_upper_bound": text.label_text_upper_bound}
+    if (both := test.retrieval) is not None:
+        ways = {"image_to_text": both.image_to_text, "text_to_image": both.text_to_image}
+        figures |= {f"test_{way}_r1": recall.r1 for way, recall in ways.items()}
+    if (written := test.captions) is not None:
+        figures |= {f"test_{kind}": getattr(written, kind) for kind in ("exact_match", "bleu", "chrf")}
+    return figures

@@ -9,6 +9,7 @@ from typing import Any
 
 from moezoo.train.result import EpochMetrics
 from moezoo.train.step_values import StepValues
+from moezoo.train.tasks.base import Judgement
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Standing:
             self.aux_loss += values.images * values.aux_loss
             self.grad_norm += values.images * values.grad_norm
 
-    def end_epoch(self, val_loss: float, val_accuracy: float, seconds: float, routing: tuple) -> EpochMetrics:
+    def end_epoch(self, judgement: Judgement, score_name: str, seconds: float, routing: tuple) -> EpochMetrics:
         """Close the epoch; its metrics, which are in the history now."""
         n = max(self.images, 1)
         metrics = EpochMetrics(
@@ -62,10 +63,11 @@ class Standing:
             loss=self.loss / n,
             aux_loss=self.aux_loss / n,
             grad_norm=self.grad_norm / n,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
+            val_loss=judgement.loss,
+            score=judgement.score,
             seconds=self.seconds + seconds,
             routing=routing,
+            score_name=score_name,
         )
         self.history.append(metrics)
         self.epoch, self.position = self.epoch + 1, 0

@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from moezoo.errors import InputError, NonFiniteError
+from moezoo.errors import NonFiniteError
 from moezoo.moe.aux import aux_loss
 from moezoo.moe.aux_calls import aux_calls
 from moezoo.moe.routers import AdaptiveRouter, step_routers
-from moezoo.train.augment import Mixer
 from moezoo.train.batches import Batch
 from moezoo.train.health import RoutingMeter
 from moezoo.train.parallel import Parallel
 from moezoo.train.step_values import StepValues
+from moezoo.train.tasks.base import Content, Task, count_images, to_device
 
 
 @dataclass
@@ -29,16 +28,15 @@ class Stepper:
 
     model: nn.Module
     module: nn.Module
+    task: Task
     optimizer: torch.optim.Optimizer
     parallel: Parallel
     meter: RoutingMeter
     autocast: Callable[[], AbstractContextManager]
     scaler: torch.amp.GradScaler | None = None
-    mixer: Mixer | None = None
-    label_smoothing: float = 0.0
     grad_clip: float | None = None
-    no_images: Tensor | None = None
-    """(0, C, H, W): the batch of a process that has no image while others do."""
+    nothing: Content = None
+    """The batch of a process that has no image while others do."""
     keep_buffers: bool = False
     """Put running statistics back when a step is refused."""
 
@@ -81,18 +79,14 @@ class Stepper:
         self._scale_attached(1 / len(batches))
         sums = torch.zeros(3, dtype=self._exact, device=device)
         for number, batch in enumerate(batches, start=1):
-            images, targets = self._on_device(batch)
-            count = torch.full((), float(len(images)), device=device)
+            content = self._on_device(batch)
+            images = count_images(content)
+            count = torch.full((), float(images), device=device)
             total = self.parallel.sum(count) if self.parallel.world > 1 else count
             with self.parallel.accumulate(self.module, last=number == len(batches)):
-                with self.autocast(), self.meter.counting_if(len(images) > 0):
-                    logits = self._logits(images)
-                task = F.cross_entropy(
-                    logits.to(torch.promote_types(logits.dtype, torch.float32)),
-                    targets,
-                    label_smoothing=0.0 if self.mixer else self.label_smoothing,
-                    reduction="sum",
-                )
+                with self.autocast(), self.meter.counting_if(images > 0):
+                    output = self.task.forward(self.module, content)
+                task = self.task.loss(output, content)
                 aux = aux_loss(self.model)
                 # Processes average their gradients, so each one's sum counts by its share of all images.
                 loss = (task * self.parallel.world / total.clamp(min=1) + aux) / len(batches)
@@ -101,28 +95,13 @@ class Stepper:
         self.parallel.finish_backward(self.model)
         return sums
 
-    def _logits(self, images: Tensor) -> Tensor:
-        output = self.module(images)
-        if not isinstance(output, Tensor) or output.dim() != 2:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(
-                f"{type(self.model).__name__} must answer {len(images)} images with (images, classes) logits, got {got}"
-            )
-        return output
-
     @property
     def _exact(self) -> torch.dtype:
         return torch.float32 if self.parallel.device.type == "mps" else torch.float64
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        if batch.images is None or batch.labels is None:
-            assert self.no_images is not None
-            images, labels = self.no_images, torch.zeros(0, dtype=torch.int64)
-        else:
-            images, labels = batch.images, batch.labels
-        images = images.to(self.parallel.device, non_blocking=True)
-        labels = labels.to(self.parallel.device, non_blocking=True)
-        return self.mixer(images, labels) if self.mixer else (images, labels)
+    def _on_device(self, batch: Batch) -> Content:
+        content = self.nothing if batch.content is None else batch.content
+        return self.task.prepare(to_device(content, self.parallel.device))
 
     def _scale_attached(self, share: float) -> None:
         """Give attached auxiliary losses the factor that the loss gets; without waiting for the device."""

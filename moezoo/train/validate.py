@@ -1,4 +1,4 @@
-"""Classifying a part of the data set, shared out among the processes."""
+"""Asking the model about a part of the data set, shared out among the processes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from moezoo.errors import InputError
-from moezoo.eval.answers import logits_of
 from moezoo.eval.routing import LayerLoad
 from moezoo.moe.modes import evaluating
 from moezoo.train.health import RoutingMeter
 from moezoo.train.parallel import Parallel
 from moezoo.train.signals import shield_worker
+from moezoo.train.tasks.base import Columns, Content, Task, count_images, joined
 
 
 def predict_together(
     model: nn.Module,
     dataset: Dataset,
+    task: Task,
+    answer: Callable[[Content], Columns],
     parallel: Parallel,
     meter: RoutingMeter,
     *,
@@ -29,17 +31,18 @@ def predict_together(
     num_workers: int,
     autocast: Callable[[], AbstractContextManager],
     check: Callable[[], None],
-) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
-    """(N, classes) logits and (N,) labels, on the CPU in the data set's order, and the experts' load; on every process.
+) -> tuple[Columns, tuple[LayerLoad, ...]]:
+    """What ``answer`` gives of all images, in the data set's order, and the experts' load; on every process.
 
     Every process runs equally many forwards, the last of them empty if need be, since those may be collective.
 
     Args:
+        answer: What to ask of each batch that ``task`` makes.
         batch_size: Images per forward.
         check: Called before every forward; may raise.
 
     Raises:
-        InputError: The data set is empty, or the model does not answer with (B, classes) logits.
+        InputError: The data set is empty, or the model does not answer as the task needs it.
     """
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:
@@ -48,31 +51,24 @@ def predict_together(
         dataset,
         batch_sampler=_shares(size, batch_size, parallel),
         num_workers=num_workers,
-        collate_fn=_collate,
+        collate_fn=_HeldOut(task),
         generator=torch.Generator(),
         worker_init_fn=shield_worker if num_workers else None,
     )
-    answers: list[Tensor] = []
-    labels: list[Tensor] = []
-    shape: Sequence[int] = ()
+    answers: list[Columns] = []
     with evaluating(model):
         meter.start()
-        for batch in loader:
+        for content in loader:
             check()
-            if batch is None:
-                shape = shape or dataset[0][0].shape
-                batch = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64)
-            images, targets = batch
-            shape = images.shape[1:]
-            with autocast(), meter.counting_if(len(images) > 0):
-                answers.append(logits_of(model, images))
-            labels.append(targets)
+            if content is None:
+                content = task.empty(dataset, held_out=True)
+            with autocast(), meter.counting_if(count_images(content) > 0):
+                answers.append(answer(content))
         counts = parallel.sum(meter.counts()).tolist()
-    logits, targets = torch.cat(answers), torch.cat(labels)
+    columns = joined(answers)
     if parallel.world > 1:
-        everyone = parallel.gather((logits, targets))
-        logits, targets = (torch.cat(parts) for parts in zip(*everyone, strict=True))
-    return logits, targets, meter.loads(counts)
+        columns = joined(parallel.gather(columns))
+    return columns, meter.loads(counts)
 
 
 def _shares(size: int, batch_size: int, parallel: Parallel) -> list[list[int]]:
@@ -82,5 +78,9 @@ def _shares(size: int, batch_size: int, parallel: Parallel) -> list[list[int]]:
     return [list(range(begin + i, min(begin + i + batch_size, end))) for i in range(0, share, batch_size)]
 
 
-def _collate(items: Sequence[Any]) -> Any:
-    return default_collate(list(items)) if items else None
+class _HeldOut:
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __call__(self, items: Sequence[Any]) -> Content | None:
+        return self.task.held_out(items) if items else None

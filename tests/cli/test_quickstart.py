@@ -65,8 +65,10 @@ def test_both_models_are_complete_folders(finished):
             "README.md",
             "preprocessor_config.json",
         }
-    pictures = {path.name for path in folder.glob("*.png")}
-    assert pictures == {"training.png", "confusion.png", "expert_load.png", "routing.png"}
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures == {"training", "confusion", "predictions", "routing", "attention"} | {
+        f"expert_{what}" for what in ("load", "balance", "regions", "classes")
+    }
 
 
 def test_the_table_compares_equal_costs(finished):
@@ -119,10 +121,19 @@ def test_viz_of_the_folder_draws_routing(app, finished, tmp_path):
     args = ["--set", "viz.images=2", "--set", "viz.dpi=40", "--out", tmp_path / "viz"]
     run(app, "viz", f"local-dir:{folder / 'moe'}", *args)
     assert (tmp_path / "viz" / "routing.png").read_bytes().startswith(b"\x89PNG")
+    names = {path.stem for path in (tmp_path / "viz").iterdir()}
+    assert names >= {"training", "predictions", "confusion", "expert_load", "expert_balance_steps"}
     with pytest.raises(ConfigError, match=r"layer='blocks\.9'"):
         run(app, "viz", f"local-dir:{folder / 'moe'}", "--set", "viz.layer=blocks.9", *args)
-    with pytest.raises(ConfigError, match="no MoE layer"):
-        run(app, "viz", f"local-dir:{folder / 'dense'}", *args)
+
+
+def test_viz_of_a_model_without_experts_draws_what_there_is(app, finished, tmp_path):
+    _, folder = finished
+    args = ["--set", "viz.images=2", "--set", "viz.dpi=40", "--out", tmp_path / "viz"]
+    assert "no MoE layer" in run(app, "viz", f"local-dir:{folder / 'dense'}", *args)
+    names = {path.stem for path in (tmp_path / "viz").iterdir()}
+    assert names >= {"training", "predictions", "confusion"}
+    assert not {name for name in names if name.startswith(("expert", "routing"))}
 
 
 def test_random_weights_are_not_evaluated(app):

@@ -46,6 +46,15 @@ def test_the_file_classifies_the_digits_as_the_model_does(digits, exported, form
     assert (got - expected).abs().max() <= FORMATS[format].limit * expected.abs().max()
 
 
+def test_of_a_mapping_the_logits_are_exported(tmp_path):
+    model = moezoo.create_model("diff_moe/digits").eval()
+    exported = export_model(model, tmp_path / "digits.pt2", format="pt2")
+    images = torch.randn(3, 1, 16, 16)
+    (got,) = FORMATS["pt2"].load(exported.file)(images)
+    torch.testing.assert_close(got, model(images).logits, rtol=1e-4, atol=1e-5)
+    assert exported.parity.experts_matter
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_check_reached_other_experts(exported, format):
     parity = exported[format].parity

@@ -20,7 +20,7 @@ SMALL = {"num_classes": 5, "dropout": 0.0, "load_balance_weight": 0.5, "router_z
 
 
 def test_timm_finds_and_lists_them(timm_zoo):
-    names = timm_zoo.list_models("entity_moe*")
+    names = timm_zoo.list_models(["entity_moe*", "diff_moe*"])
     assert {"entity_moe_vit_base", "entity_moe_swin_tiny", "entity_moe_vit_tiny_patch16_224"} <= set(names)
     assert set(timm_zoo.list_models(module="moezoo")) == set(names)
     assert timm_zoo.is_model("entity_moe_vit_base.last")
@@ -129,3 +129,13 @@ def test_a_script_runs_with_our_models_and_timm_is_untouched_before(tmp_path):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["False False False", "__main__ ['--a', 'b'] True"]
+
+
+def test_a_model_that_answers_with_a_mapping_gives_timms_loops_its_logits(timm_zoo):
+    model = timm_zoo.create_model("diff_moe_digits", num_classes=4)
+    images = torch.randn(2, 1, 16, 16)
+    logits = model(images)
+    assert logits.shape == (2, 4)
+    F.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert model.img_encoder.blocks[0].general_experts.router.keys.grad.any()
+    assert timm_zoo.create_model("diff_moe_shapes").eval()(torch.randn(2, 3, 64, 64)).shape == (2, 96)

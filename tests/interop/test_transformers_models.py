@@ -175,3 +175,16 @@ def test_repositories_of_both_kinds_load_from_the_hub(model, images, folder, tmp
         again = MoeZooForImageClassification.from_pretrained(name, cache_dir=tmp_path / "cache")
         assert_same(again, model, images)
         assert again.config.id2label == dict(enumerate(NAMES))
+
+
+def test_a_model_that_answers_with_a_mapping_is_a_classifier_too(tmp_path):
+    model = moezoo.create_model("diff_moe/digits", num_classes=3)
+    model.label_names = NAMES
+    wrapped = MoeZooForImageClassification.from_moezoo(model)
+    images = torch.randn(2, 1, 16, 16)
+    output = wrapped(images, labels=torch.tensor([0, 2]))
+    assert torch.equal(output.aux_loss, moezoo.aux_loss(model))
+    output.loss.backward()
+    wrapped.eval().save_pretrained(tmp_path)
+    again = MoeZooForImageClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(images).logits, model(images).logits)

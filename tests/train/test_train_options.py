@@ -297,9 +297,9 @@ def test_a_label_that_no_class_has_is_named_and_an_empty_part_too(toy_splits):
 def test_a_model_that_answers_with_something_else_than_logits_is_named(toy_splits):
     class Mapped(Toy):
         def forward(self, images):
-            return {"logits": super().forward(images)}
+            return {"scores": super().forward(images)}
 
-    with pytest.raises(InputError, match=r"Mapped must answer 16 images with \(images, classes\) logits, got dict"):
+    with pytest.raises(InputError, match=r"Mapped must answer 16 images with \(images, classes\) logits.*of scores"):
         fit(Mapped(), toy_splits, config())
 
 

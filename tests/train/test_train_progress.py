@@ -46,3 +46,14 @@ def test_the_line_says_how_even_the_worst_layer_is_and_begins_where_a_resumed_ru
     last = next(line for line in reversed(file.getvalue().splitlines()) if "MoE" in line)
     assert "epoch 11/20  loss 0.250  val 98.9%  best 98.9%  load 0.00" in last
     assert len(last.replace("\x1b[2K", "")) <= 80
+
+
+def test_a_score_that_is_no_accuracy_is_named():
+    file = io.StringIO()
+    bar = ProgressBar("MoE", Console(file=file, width=80))
+    bar.start(1, 1)
+    metrics = EpochMetrics(1, 1e-3, 0.25, 0.0, 1.0, 0.5, 0.25, 1.0, (), "recall_at_1")
+    bar.epoch(metrics, metrics)
+    assert "recall at 1 25.0%  best 25.0%" in file.getvalue()
+    assert metrics.to_dict()["val_recall_at_1"] == 0.25
+    assert EpochMetrics.from_dict(metrics.to_dict()) == metrics

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 from torch.nn import functional as F
-from train_toys import toy, weights
+from train_toys import config, toy, weights
 
 import moezoo
 from moezoo.moe import set_aux_mode
@@ -17,13 +17,15 @@ from moezoo.train.modes import run_modes
 from moezoo.train.parallel import Parallel
 from moezoo.train.standing import Standing
 from moezoo.train.step import Stepper
+from moezoo.train.tasks.classify import Classification, Labelled
 
 AUX = {"load_balancing": 0.5, "router_z": 0.1}
 
 
 def batches(*sizes, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [Batch(torch.randn(n, 1, 2, 2, generator=generator), torch.arange(n) % 4, list(range(n)), []) for n in sizes]
+    images = [torch.randn(n, 1, 2, 2, generator=generator) for n in sizes]
+    return [Batch(Labelled(each, torch.arange(len(each)) % 4), list(range(len(each))), []) for each in images]
 
 
 @contextlib.contextmanager
@@ -34,7 +36,10 @@ def stepper(model, **changes):
     meter = RoutingMeter(model, device)
     parallel = Parallel(types.SimpleNamespace(), device)
     with run_modes(model, types.SimpleNamespace(deterministic=False, grad_checkpointing=False, freeze_backbone=False)):
-        yield Stepper(model, model, optimizer, parallel, meter, contextlib.nullcontext, **changes)
+        task = Classification(
+            model, types.SimpleNamespace(label_names="abcd", num_classes=4), config(label_smoothing=0.0)
+        )
+        yield Stepper(model, model, task, optimizer, parallel, meter, contextlib.nullcontext, **changes)
     meter.close()
 
 
@@ -46,7 +51,7 @@ def expected(model, groups):
     """The mean over the micro-batches of the gradient of the loss anyone would write."""
     model.zero_grad()
     for batch in groups:
-        loss = F.cross_entropy(model(batch.images), batch.labels) + moezoo.aux_loss(model)
+        loss = F.cross_entropy(model(batch.content.images), batch.content.labels) + moezoo.aux_loss(model)
         (loss / len(groups)).backward()
     return gradients(model)
 
@@ -124,7 +129,7 @@ def test_a_refused_step_leaves_no_trace_in_statistics_and_counts():
     made = toy(router="sigmoid_bias", top_k=2).train()
     made.head = torch.nn.Sequential(torch.nn.BatchNorm1d(4), made.head)
     buffers = {name: b.clone() for name, b in made.named_buffers()}
-    poisoned = batches(8)[0]._replace(images=torch.full((8, 1, 2, 2), math.nan))
+    poisoned = Batch(Labelled(torch.full((8, 1, 2, 2), math.nan), torch.arange(8) % 4), list(range(8)), [])
     with stepper(made, keep_buffers=True) as step:
         values = step([poisoned], measure=True)
     assert "the loss is nan" in values.trouble

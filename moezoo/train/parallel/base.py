@@ -33,10 +33,11 @@ class Parallel:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, *, unused: bool = False) -> nn.Module:
         """Spread ``model``, which lies on its device, in place; what the training forward is to be called on.
 
-        To be called before the optimiser is built: parameters may be replaced. Collective.
+        To be called before the optimiser is built: parameters may be replaced. ``unused`` says that some of them may
+        get no gradient. Collective.
         """
         return model
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,6 +23,9 @@ from moezoo.train.parallel.many import ManyProcesses
 from moezoo.train.parallel.meshes import make_flat_mesh
 from moezoo.train.parallel.unshard import unshard
 
+FORWARDS = ("encode_image", "encode_text")
+"""Methods that compute as ``forward`` does, where a model has them: its parameters are gathered for them too."""
+
 
 class Sharded(ManyProcesses):
     """Pieces of every block's parameters, of their gradients and of the optimiser's state.
@@ -34,7 +37,7 @@ class Sharded(ManyProcesses):
     whole: Sequence[nn.Parameter] = ()
     """Those: no hook exchanges their gradients."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, unused: bool) -> nn.Module:
         if self.device_mesh is None:
             self._same_everywhere(model)
         self.whole = self._find_whole(model)
@@ -57,6 +60,9 @@ class Sharded(ManyProcesses):
         for block in find_blocks(model):
             fully_shard(block, **settings)
         fully_shard(model, **settings)
+        for name in FORWARDS:
+            if callable(getattr(model, name, None)):
+                register_fsdp_forward_method(model, name)
         return model
 
     def _find_whole(self, model: nn.Module) -> list[nn.Parameter]:
@@ -96,6 +102,8 @@ class Sharded(ManyProcesses):
 
     def unwrap(self, model: nn.Module) -> None:
         unshard(model)
+        for name in FORWARDS:
+            vars(model).pop(name, None)
         self.whole = ()
 
 

@@ -31,15 +31,15 @@ class ManyProcesses(Parallel):
         if config.expert_parallel > 1:
             self.device_mesh = make_mesh(config, device, self.world)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, *, unused: bool = False) -> nn.Module:
         set_balance_scope(model, "global")
         if self.device_mesh is not None:
             self._same_everywhere(model)
             apply_expert_parallel(model, self.device_mesh["ep"])
-        return self.wrap(model)
+        return self.wrap(model, unused)
 
     @abstractmethod
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, unused: bool) -> nn.Module:
         """The strategy's own part of :meth:`prepare`."""
 
     def _same_everywhere(self, model: nn.Module) -> None:

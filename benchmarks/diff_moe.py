@@ -1,0 +1,205 @@
+"""Diff-MoE beside its dense twin and beside itself without parts of what it learns from, over several seeds.
+
+    python benchmarks/diff_moe.py --jobs 2                      # all of it, five seeds: hours on two cores
+    python benchmarks/diff_moe.py --dataset digits --seeds 2 --set training.epochs=1 --out /tmp/try
+
+Every run leaves one JSON in ``--folder`` and goes on from its own checkpoints, so that a stopped benchmark goes on by
+the same command. The epoch is chosen on validation images, each model is tested once. A variant is compared with the
+MoE by a paired t-test (scipy's ``ttest_rel``, two-sided) over the seeds. Writes ``results/diff_moe_<dataset>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cards import RESULTS, SCORES, store, variants_table
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+BASE = "MoE"
+NO_ROUTER_LOSSES = ("router_z_loss_weight=0", "router_balance_loss_weight=0")
+NO_AUX = (*NO_ROUTER_LOSSES, "cross_modal_alignment_weight=0", "contrastive_loss_weight=0")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model's variant and what is set beside it."""
+
+    suffix: str = ""
+    settings: tuple[str, ...] = ()
+
+
+VARIANTS: dict[str, dict[str, Variant]] = {
+    "digits": {
+        BASE: Variant(),
+        "dense twin": Variant(".dense"),
+        "no auxiliary losses": Variant(settings=NO_AUX),
+        "no router losses": Variant(settings=NO_ROUTER_LOSSES),
+        "no text": Variant(settings=("training.text=none",)),
+        "shuffled text": Variant(settings=("training.text=shuffled",)),
+    },
+    # Retrieval is learnt from an auxiliary loss and sentences alone: without either there is nothing to train.
+    "shapes": {
+        BASE: Variant(),
+        "dense twin": Variant(".dense"),
+        "no router losses": Variant(settings=NO_ROUTER_LOSSES),
+        "shuffled text": Variant(settings=("training.text=shuffled",)),
+    },
+    "captions": {
+        BASE: Variant(".captioner"),
+        "dense twin": Variant(".captioner", ("dense=true",)),
+        "no router losses": Variant(".captioner", NO_ROUTER_LOSSES),
+    },
+}
+ARCHS = {"digits": "digits", "shapes": "shapes", "captions": "shapes"}
+
+
+def main(
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="digits, shapes (retrieval), captions (of shapes); by default all")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipes; may be repeated")] = None,
+    folder: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/benchmark_diff_moe"),
+    out: Annotated[Path, typer.Option(help="folder of diff_moe_<dataset>.json")] = RESULTS,
+) -> None:
+    """Train what is not trained yet, then compare."""
+    names = dataset or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(VARIANTS)}", param_hint="--dataset")
+    wanted = [
+        (name, variant, seed, tuple(set_ or []), folder)
+        for seed in range(seeds)
+        for name in names
+        for variant in VARIANTS[name]
+    ]
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    context = multiprocessing.get_context("spawn")
+    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        task = bar.add_task("runs", total=len(wanted))
+        for done in as_completed([pool.submit(one, *each) for each in wanted]):
+            bar.console.print(done.result(), soft_wrap=True)
+            bar.advance(task)
+    for name in names:
+        command = f"python benchmarks/diff_moe.py --dataset {name} --seeds {seeds}"
+        found = {v: [read(folder, name, v, s, tuple(set_ or [])) for s in range(seeds)] for v in VARIANTS[name]}
+        path = store(
+            f"diff_moe_{name}",
+            "variants",
+            folder=out,
+            command=" ".join([command, *(f"--set {pair}" for pair in set_ or [])]),
+            data=name,
+            seeds=list(range(seeds)),
+            **compared(found),
+        )
+        console.print(Markdown(variants_table(json.loads(path.read_text(encoding="utf-8")))))
+        console.print(f"written: {path}; python benchmarks/cards.py fills the documents", soft_wrap=True)
+
+
+def one(name: str, variant: str, seed: int, settings: tuple[str, ...], folder: Path) -> str:
+    """Train and test one model, unless it was done; returns a line to print."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    from moezoo.train import resolve_recipe, train_recipe
+
+    run, result = _places(folder, name, variant, seed)
+    if read(folder, name, variant, seed, settings) is not None:
+        return f"{result.stem}: was done"
+    what = VARIANTS[name][variant]
+    given = [*what.settings, *settings, f"training.seed={seed}"]
+    recipe = resolve_recipe(f"diff_moe/{ARCHS[name]}{what.suffix}", assignments=given)
+    trained = train_recipe(recipe, run, resume="auto")
+    figures = {"settings": list(settings), **figures_of(trained)}
+    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shown = ", ".join(f"{key} {figures[key]:.2%}" for key in SCORES if figures.get(key) is not None)
+    return f"{result.stem}: {shown}, {figures['seconds']:.0f} s"
+
+
+def read(folder: Path, name: str, variant: str, seed: int, settings: tuple[str, ...]) -> dict[str, Any] | None:
+    """The figures of a run that is done; ``None`` if it is not, or was done with other settings."""
+    path = _places(folder, name, variant, seed)[1]
+    if not path.is_file():
+        return None
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    if figures["settings"] != list(settings):
+        raise SystemExit(f"{path} was made with {figures['settings']}: remove it, or take another --folder")
+    return figures
+
+
+def figures_of(trained: Any) -> dict[str, Any]:
+    """What one run is compared by."""
+    import torch
+
+    from moezoo import measure
+
+    model, test = trained.model.eval(), trained.result.test
+    images = torch.stack([trained.splits.test[i][0] for i in range(8)])
+    parameters = measure.parameters(model)
+    text, retrieval, captions = test.text, test.retrieval, test.captions
+    return {
+        "accuracy": test.classification.top1 if test.classification is not None else None,
+        "zero_shot": text.zero_shot if text is not None else None,
+        "label_text_upper_bound": text.label_text_upper_bound if text is not None else None,
+        "image_to_text_r1": retrieval.image_to_text.r1 if retrieval is not None else None,
+        "text_to_image_r1": retrieval.text_to_image.r1 if retrieval is not None else None,
+        "exact_match": captions.exact_match if captions is not None else None,
+        "load_entropy": statistics.mean(load.load_entropy for load in test.routing) if test.routing else None,
+        "dead_experts": sum(len(load.dead_experts) for load in test.routing),
+        "experts": sum(load.num_experts for load in test.routing),
+        "parameters": parameters.total,
+        "active": parameters.active,
+        "mflops": measure.flops(model, images).executed / len(images) / 1e6,
+        "test_images": len(trained.splits.test),
+        "best_epoch": trained.result.best_epoch,
+        "seconds": trained.result.seconds,
+    }
+
+
+def compared(found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Figures of all seeds of each variant, and the paired test of the first score against the MoE's."""
+    tested = next(key for key in SCORES if found[BASE][0][key] is not None)
+    keys = [key for key in found[BASE][0] if key != "settings"]
+    variants: dict[str, dict[str, Any]] = {
+        name: {key: [run[key] for run in runs] for key in keys} for name, runs in found.items()
+    }
+    for name, columns in variants.items():
+        if name != BASE:
+            columns["p_value"] = paired_p(columns[tested], variants[BASE][tested])
+    return {"tested": tested, "test": "paired t-test over the seeds, two-sided", "variants": variants}
+
+
+def paired_p(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Of scipy's ``ttest_rel``; ``None`` where the differences have no spread, or there is one pair only."""
+    from scipy.stats import ttest_rel
+
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(differences) < 2 or statistics.pstdev(differences) < 1e-12:
+        return None
+    return float(ttest_rel(ours, theirs).pvalue)
+
+
+def _places(folder: Path, name: str, variant: str, seed: int) -> tuple[Path, Path]:
+    """The folder of a run, and its figures."""
+    stem = f"{name}-{variant.replace(' ', '_')}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / stem, folder / f"{stem}.json"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,65 @@
+"""What a finished run achieved, as rows of a table: as its task asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moezoo.eval import Evaluation
+    from moezoo.train import TrainedRun
+
+
+class Score(NamedTuple):
+    """One row."""
+
+    label: str
+    value: float
+    share: bool = True
+    """A fraction, shown in per cent."""
+    main: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%}" if self.share else f"{self.value:.1f}"
+
+
+def scores_of(run: TrainedRun) -> dict[str, Score]:
+    """By their names in ``comparison.json``."""
+    best, test = run.result.best, run.result.test
+    images = f"{len(run.splits.test)} images"  # type: ignore[arg-type]
+    scores = {f"val_{best.score_name}": Score(f"validation {best.score_name.replace('_', ' ')}", best.score)}
+    if (found := test.classification) is not None:
+        scores["test_accuracy"] = Score(f"test accuracy, {images}", found.top1, main=True)
+    if (text := test.text) is not None:
+        scores["test_zero_shot"] = Score("zero-shot accuracy", text.zero_shot)
+        scores["label_text_upper_bound"] = Score("label_text_upper_bound", text.label_text_upper_bound)
+    if (both := test.retrieval) is not None:
+        ways = {"image_to_text": both.image_to_text, "text_to_image": both.text_to_image}
+        for way, recall in ways.items():
+            words = way.replace("_", " ")
+            scores[f"test_{way}_r1"] = Score(f"test {words} R@1, {images}", recall.r1, main=True)
+            scores[f"test_{way}_r5"] = Score(f"test {words} R@5", recall.r5)
+            scores[f"test_{way}_median_rank"] = Score(f"test {words} median rank", recall.median_rank, share=False)
+    if (written := test.captions) is not None:
+        scores["test_exact_match"] = Score(f"test exact match, {images}", written.exact_match, main=True)
+        scores["test_bleu"] = Score("test BLEU", written.bleu, share=False)
+        scores["test_chrf"] = Score("test chrF", written.chrf, share=False)
+    return scores
+
+
+def print_test(console: Console, test: Evaluation, title: str) -> None:
+    """The main tables of a test; ``moezoo eval`` has all of them."""
+    from moezoo.eval import tables, tables_text
+
+    if test.classification is not None:
+        console.print(tables.metrics_table(test.classification, title))
+    if test.text is not None:
+        console.print(tables_text.text_table(test.text))
+    if test.retrieval is not None:
+        console.print(tables_text.retrieval_table(test.retrieval))
+    if test.captions is not None:
+        console.print(tables_text.captions_table(test.captions))
+        console.print(tables_text.samples_table(test.captions))
+    if test.routing:
+        console.print(tables.routing_table(test.routing))
