@@ -163,7 +163,7 @@ def _cost(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
 
 def _figures(recipe: Recipe, splits: AnySplits, result: TrainingResult) -> dict[str, Any]:
     """What the model's card says about the run."""
-    best, figures = result.best, test_figures(result.test)
+    best, figures = result.best, main_figures(result.test)
     figures[f"val_{'top1' if best.score_name == 'accuracy' else best.score_name}"] = best.score
     return {
         "dataset": splits.name,
@@ -173,7 +173,7 @@ def _figures(recipe: Recipe, splits: AnySplits, result: TrainingResult) -> dict[
     }
 
 
-def test_figures(test: Evaluation) -> dict[str, float]:
+def main_figures(test: Evaluation) -> dict[str, float]:
     """The main figures of a test, by name."""
     figures: dict[str, float] = {}
     if (found := test.classification) is not None:

@@ -110,6 +110,20 @@ def test_files_are_captioned(stored, tmp_path):
     assert {each["label"] for each in found["predictions"]} <= set("abcdefghij")
 
 
+def test_classes_without_sentences_are_no_matter_to_a_model_that_reads_none(tmp_path):
+    from moezoo.cli.eval import eval_
+
+    names = ("night owl", "night_owl")
+    for part in ("train", "val", "test"):
+        for i, name in enumerate(names):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            Image.new("L", (16, 16), 99 * i).save(tmp_path / "data" / part / name / "0.png")
+    moezoo.save_pretrained(moezoo.create_model("entity_moe/digits", num_classes=2), tmp_path / "model")
+    data = ("--set", "data.name=image_folder", "--set", f"data.root={tmp_path / 'data'}")
+    printed = run(eval_, f"local-dir:{tmp_path / 'model'}", *data, "--device", "cpu", "--metric", "macro_f1")
+    assert "night_owl" in printed
+
+
 def test_mistakes_are_named(stored):
     from moezoo.cli.eval import eval_
 

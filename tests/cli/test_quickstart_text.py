@@ -58,6 +58,8 @@ def test_the_quickstart_compares_what_was_learnt(name, tmp_path):
     assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
     model = moezoo.create_model(f"local-dir:{tmp_path / 'out' / 'moe'}", pretrained=True)
     assert model.tokenizer is not None
+    card = json.loads((tmp_path / "out" / "moe" / "config.json").read_text())["metrics"]
+    assert {score for score in scores if score not in ("test_accuracy", "val_accuracy")} <= set(card)
     twin = moezoo.create_model(f"local-dir:{tmp_path / 'out' / 'dense'}", pretrained=True)
     assert twin.moezoo_config.dense
     assert twin.moezoo_config.captioner == model.moezoo_config.captioner

@@ -158,12 +158,13 @@ def is_default(name):
 
 
 def one_per_layout(names):
-    """The first default variant of every kind of backbone, and the first dense twin."""
+    """The first default variant of every kind of backbone, and the first dense twin of every family."""
     seen = {}
     for name in names:
         config = model_config(name)
         if config.dense or is_default(name):
-            seen.setdefault("dense twin" if config.dense else backbone_kind(config), name)
+            twin = f"dense twin of {name.partition('/')[0]}"
+            seen.setdefault(twin if config.dense else backbone_kind(config), name)
     return list(seen.values())
 
 

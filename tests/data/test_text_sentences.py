@@ -66,6 +66,8 @@ def test_names_of_cifar_are_the_published_ones():
         ((), "en", r"label_names=\(\)"),
         (("cat", " "), "en", r"label_names\[1\]"),
         (("night_owl", "night owl"), "zh", "two classes are called 'night owl'"),
+        (("A", "b", "a"), "en", "two classes are called 'a', letter case aside"),
+        (None, "en", "label_names=None"),
     ],
 )
 def test_classes_that_cannot_be_told_apart_or_are_unknown_are_refused(names, language, says):

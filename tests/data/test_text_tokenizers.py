@@ -135,6 +135,8 @@ def test_a_long_sentence_keeps_its_end_and_the_loss_is_told_once(own, caplog):
         (["a dog", ""], r"texts\[1\] must be a sentence with something in it"),
         (["  \n"], r"texts\[0\]"),
         ([None], r"texts\[0\].*got None"),
+        (None, "must be a sequence .* got None"),
+        (["a dog", "half a \ud83d"], r"texts\[1\].*half of a surrogate pair"),
     ],
 )
 def test_empty_text_is_refused_by_its_place(own, texts, says):
@@ -142,6 +144,32 @@ def test_empty_text_is_refused_by_its_place(own, texts, says):
         own.encode(texts, 16)
     with pytest.raises(ConfigError, match="max_len=2"):
         own.encode(["a dog"], 2)
+
+
+def test_ids_of_no_token_say_nothing_and_rows_are_asked_for(own):
+    """A model's vocabulary may have room for more tokens than there are; -100 is what others pad with."""
+    (row,) = own.encode_ids(["a dog"], 9)
+    assert own.decode([[row[0], own.vocab_size, *row[1:-1], -100, 10**9]]) == ["a dog"]
+    assert own.decode([]) == []
+    for ids in (row, torch.tensor(row)):
+        with pytest.raises(InputError, match=r"ids must be \(B, L\)"):
+            own.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("captions", "says"),
+    [
+        ("a dog", "captions must be sentences, got one string"),
+        ([("a dog", "the dog")], r"captions must be sentences, got \('a dog', 'the dog'\)"),
+        ([None], "captions must be sentences, got None"),
+        (["a \udcff dog"], "half of a surrogate pair"),
+        ([" ", ""], "at least one sentence"),
+    ],
+)
+def test_what_is_no_sentence_is_not_trained_on(captions, says):
+    for kind in ("auto", "bpe"):
+        with pytest.raises(InputError, match=says):
+            make_tokenizer(captions, vocab_size=400, kind=kind)
 
 
 def test_tokenizers_travel_and_are_equal_afterwards(own, tmp_path):

@@ -5,11 +5,13 @@ from collections import Counter
 
 import pytest
 import torch
-from text_toys import Captioner, Pairs
+from text_toys import Captioner, Pairs, TwoTowers
 
 from moezoo.data.captioned import CaptionedImages
-from moezoo.errors import InputError
+from moezoo.data.text import train_bpe
+from moezoo.errors import ConfigError, InputError
 from moezoo.eval import caption_metrics, evaluate_captions
+from moezoo.eval.captioned import as_decoded
 
 
 def bleu4(captions, references):
@@ -72,9 +74,40 @@ def test_mistakes_are_named():
         (["a"], [("a",), ("b",)], r"equally many .* got \[1, 2\]"),
         (["a", "b"], [("a",), ()], r"references of image 1 .* got \(\)"),
         (["a"], ["a"], "references of image 0 .* got 'a'"),
+        ([""], [("a", " ")], r"references of image 0 .* got \('a', ' '\)"),  # or nothing would match something
     ]:
         with pytest.raises(InputError, match=says):
             caption_metrics(captions, references)
+
+
+def test_captions_that_end_as_flickrs_do_are_no_cause_for_a_warning(caplog):
+    told = [f"dog {i} runs over the grass ." for i in range(120)]
+    assert caption_metrics(told, [(each,) for each in told]).bleu == pytest.approx(100.0)
+    assert caplog.text == ""
+
+
+def test_signs_that_the_tokenizer_does_not_know_are_not_taken_for_equal():
+    known = train_bpe(["a cat"], vocab_size=12)  # no room for all bytes
+    same = as_decoded(known)
+    assert same("A  Cat") == same("a cat") == "a cat"
+    assert known.decode(known.encode_ids(["a cat z"], 12)) == ["a cat"]
+    assert same("a Cat z") == "a cat z"
+
+
+def test_what_writes_no_captions_or_takes_no_such_option_is_refused():
+    images = torch.zeros(2, 1, 2, 2)
+    data, model = Pairs(images, [("red dot",)] * 2), Captioner(["red dot"], "red dot")
+    with pytest.raises(ConfigError, match="TwoTowers writes no captions"):
+        evaluate_captions(TwoTowers("red dot"), data)
+    for generation, says in [
+        ({"images": 3}, "images=3 is not allowed"),
+        ({"generator": 0}, r"generator=0 is not allowed: it must be a torch\.Generator"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            evaluate_captions(model, data, generation=generation)
+    drawn = torch.Generator()
+    evaluate_captions(model, data, generation={"generator": drawn})
+    assert model.options["generator"] is drawn
 
 
 def test_a_captioner_writes_for_every_image_and_is_compared_as_its_tokenizer_writes():

@@ -134,3 +134,5 @@ def test_retrieval_counts_the_tokens_of_the_experts_and_refuses_what_is_no_capti
     model.tokenizer = None
     with pytest.raises(ConfigError, match="TwoTowers has no tokenizer"):
         evaluate_retrieval(model, data)
+    with pytest.raises(ConfigError, match="Linear has no encode_image and encode_text"):
+        evaluate_retrieval(torch.nn.Linear(4, 4), data)

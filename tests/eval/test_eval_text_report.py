@@ -82,6 +82,14 @@ def test_what_a_sentence_of_the_label_gives_away_is_an_upper_bound_and_warned_of
     assert "true label" in report.note
 
 
+def test_all_three_figures_are_among_the_same_classes(model, data):
+    """With sentences of some classes alone, zero-shot would choose among fewer than the head does."""
+    some = ImageTensors(data.images, data.labels % 2)
+    with pytest.raises(InputError, match="class_sentences are of 2 classes, the model has 3"):
+        evaluate_text(model, some, SENTENCES[:2])
+    assert 0 <= zero_shot(model, some, SENTENCES[:2]) <= 1  # which needs no head
+
+
 def test_an_answer_of_nan_is_never_right():
     good, labels = torch.eye(3), torch.arange(3)
     bad = good.clone()

@@ -1,5 +1,7 @@
 """Pictures in, and out come logits, where every layer looked and what its router decided: all three as computed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from moezoo.backbones.attention import record_attention
 from moezoo.data import ImageTensors
 from moezoo.data.text import class_sentences, make_tokenizer
 from moezoo.errors import InputError
-from moezoo.eval import ModelWrapper, evaluate, image_transform, robustness
+from moezoo.eval import ModelWrapper, evaluate, image_transform, predict_files, robustness
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,24 @@ def test_any_classifier_of_images_can_be_wrapped():
     assert found["router_decisions"]["blocks.5.entity_moe.moe"].prefix_tokens == 1
 
 
+def test_pictures_are_read_as_their_files_are(model, tmp_path):
+    """16 bits are scaled, transparency is white, a photograph is turned upright: as ``moezoo predict`` does it."""
+    grey = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    clear = np.zeros((16, 16, 4), np.uint8)
+    clear[:, :8, 3] = 255
+    turned = Image.fromarray((np.arange(256) % 251).astype(np.uint8).reshape(16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("grey", "clear", "turned"):
+        path = tmp_path / f"{name}.png"
+        found = ModelWrapper(model).predict(Image.open(path))["logits"].softmax(-1).max()
+        (expected,) = predict_files(model, [path], top=1)
+        assert float(found) == pytest.approx(expected.probabilities[0], abs=1e-6), name
+
+
 def test_mistakes_are_named(model):
     wrapper = ModelWrapper(model)
     grey = np.zeros((2, 16, 16))
@@ -98,6 +118,9 @@ def test_mistakes_are_named(model):
         (torch.zeros(1, 16, 16), r"\(B, C, H, W\).*got \(1, 16, 16\)"),
         ([], "got none"),
         (["a.png"], "got str"),
+        (None, "got NoneType"),
+        (Path("a.png"), "got PosixPath|got WindowsPath"),
+        ([Image.fromarray(np.full((16, 16), -1, np.int32))], "pixel values from -1"),
     ]:
         with pytest.raises(InputError, match=says):
             wrapper.predict(images)

@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import moezoo
-from moezoo.errors import ConfigError, MoeZooError, NonFiniteError, WeightsCorrupted, WeightsUnavailable
+from moezoo.data.text import train_bpe
+from moezoo.errors import ConfigError, InputError, MoeZooError, NonFiniteError, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.single_file import read_single_file, save_single_file
 
 NAME = "entity_moe/digits"
@@ -62,8 +63,14 @@ def test_what_is_no_such_file_is_refused(model, tmp_path):
     path = save_single_file(model, tmp_path / "a.safetensors", dataset="digits")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    said_before = json.loads(metadata["moezoo"])
     for about, error, said in (
         ("nonsense", WeightsCorrupted, "not what moezoo writes"),
+        ("[" * 100_000, WeightsCorrupted, "not what moezoo writes"),
+        (json.dumps({**said_before, "format_version": "3"}), WeightsCorrupted, "format_version must be an integer"),
+        (json.dumps({**said_before, "label_names": 5}), WeightsCorrupted, "label_names must be a list"),
+        (json.dumps({**said_before, "label_names": "ab"}), WeightsCorrupted, "label_names must be a list"),
+        (json.dumps({**said_before, "label_names": ["a", 1]}), WeightsCorrupted, "label_names must be a list"),
         ("[]", WeightsCorrupted, "not what moezoo writes"),
         (json.dumps({"format_version": 99}), MoeZooError, "name must be a string"),
         (json.dumps({**json.loads(metadata["moezoo"]), "format_version": 99}), ConfigError, "newer"),
@@ -72,6 +79,28 @@ def test_what_is_no_such_file_is_refused(model, tmp_path):
         save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors", metadata={**metadata, "moezoo": about})
         with pytest.raises(error, match=said):
             read_single_file(tmp_path / "b.safetensors")
+
+
+def test_what_a_folder_refuses_or_leaves_out_a_file_does_too(tmp_path):
+    """``save_pretrained`` and ``save_single_file`` keep the same promises."""
+    path = tmp_path / "a.safetensors"
+    model = moezoo.create_model(NAME, num_experts=2)
+    model.label_names, model.tokenizer = tuple("0123456789"), torch.nn.Identity()
+    model.reset_classifier(3)  # whose classes have no names yet
+    found = read_single_file(save_single_file(model, path, dataset="digits"))
+    assert (found.config.num_classes, found.label_names, found.tokenizer) == (3, None, None)
+    model.label_names = ("a", "b")
+    with pytest.raises(ConfigError, match="label_names has 2 names, the model has num_classes=3"):
+        save_single_file(model, path, dataset="digits")
+    reader = moezoo.create_model("diff_moe/digits", vocab_size=300, embed_dim=16, img_encoder_layers=1)
+    reader.tokenizer = train_bpe([f"word{i}" for i in range(99)], vocab_size=400)
+    with pytest.raises(ConfigError, match=r"bpe tokenizer has 3\d\d tokens, the model vocab_size=300"):
+        save_single_file(reader, path, dataset="digits")
+    upcycled = moezoo.create_model("entity_moe/test_vit2", img_size=32, num_experts=2)
+    moezoo.upcycle(upcycled, "last", num_experts=2)
+    with pytest.raises(InputError, match="upcycled model"):
+        save_single_file(upcycled, path, dataset="digits")
+    assert read_single_file(path).config.num_classes == 3  # the older file is whole
 
 
 def test_nan_is_not_written_over_a_sound_file(model, tmp_path):

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from train_toys import SignalAt, toy, weights
 
 import moezoo
-from moezoo.errors import CheckpointError, ConfigError, Interrupted
+from moezoo.errors import CheckpointError, ConfigError, Interrupted, UnreadableImage
 from moezoo.eval import evaluate
 from moezoo.train import fit
+from moezoo.train.batches import Batch
 from moezoo.train.tasks import choose_task, task_of
 from moezoo.train.tasks.base import to_device
 
@@ -198,3 +199,38 @@ def test_a_process_without_images_takes_part(task):
         assert {len(column) for column in columns} == {0}
         ask = made.final(model)
         assert ask is None or {len(column) for column in ask(made.empty(splits.val, held_out=True))} == {0}
+
+
+def test_the_gradient_of_accumulated_descriptions_is_the_mean_of_the_micro_batches():
+    from test_train_step import stepper
+
+    model, splits = run_of("described", dropout=0.0)
+    task = task_of(model, splits, text_config(text_weight=0.5))
+    items = [task.item(splits.train, i, splits.train[i]) for i in range(12)]
+    batches = [Batch(task.collate(part), list(range(len(part))), []) for part in (items[:8], items[8:])]
+    model.train()
+    for batch in batches:
+        output = task.forward(model, batch.content)
+        labels = batch.content.labels
+        loss = F.cross_entropy(output["image_logits"], labels) + 0.5 * F.cross_entropy(output["logits"], labels)
+        ((loss + output["router_loss"]) / 2).backward()
+    want = torch.cat([p.grad.flatten().clone() for p in model.parameters()])
+    with stepper(model, task=task) as step:
+        values = step(batches)
+    got = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    assert values.images == 12
+    assert values.aux_loss > 0
+
+
+def test_a_photograph_that_cannot_be_read_is_left_out_and_listed(tmp_path):
+    def read(index):
+        if index == 3:
+            raise UnreadableImage("photographs/3.jpg", "is empty (0 bytes)")
+        return index
+
+    model, splits = run_of("retrieval")
+    splits.train.read, splits.train.skip_unreadable = read, True
+    fit(model, splits, text_config(epochs=1), out=tmp_path)
+    assert json.loads((tmp_path / "bad_files.json").read_text())[0]["path"] == "photographs/3.jpg"
+    assert sum(row["images"] for row in rows(tmp_path / "steps.jsonl")) == 35

@@ -29,16 +29,15 @@ def batches(*sizes, seed=0):
 
 
 @contextlib.contextmanager
-def stepper(model, **changes):
+def stepper(model, task=None, **changes):
     device = torch.device("cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.step = lambda: None  # the gradients stay as the optimiser got them
     meter = RoutingMeter(model, device)
     parallel = Parallel(types.SimpleNamespace(), device)
     with run_modes(model, types.SimpleNamespace(deterministic=False, grad_checkpointing=False, freeze_backbone=False)):
-        task = Classification(
-            model, types.SimpleNamespace(label_names="abcd", num_classes=4), config(label_smoothing=0.0)
-        )
+        classes = types.SimpleNamespace(label_names="abcd", num_classes=4)
+        task = task or Classification(model, classes, config(label_smoothing=0.0))
         yield Stepper(model, model, task, optimizer, parallel, meter, contextlib.nullcontext, **changes)
     meter.close()
 

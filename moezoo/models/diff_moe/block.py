@@ -34,8 +34,8 @@ class UnifiedModalEncoder(nn.Module):
 
     Args:
         config: The model's.
-        kind: ``image`` or ``text``: all tokens are of this modality. ``fusion`` has no modality expert. ``mixed`` has
-            both and goes by each token's type.
+        kind: ``image`` or ``text``: all tokens are of this modality. ``fusion`` has no modality expert (the document's
+            modality ids are 0, 1 and 0.5). ``mixed`` has both and goes by each token's type.
         drop_path: Stochastic depth of this block.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,11 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor | float, same: T
         return -(rows + columns).mean() / 2
 
 
+def bounded_scale(log_scale: Tensor) -> Tensor:
+    """``min(exp(log_scale), 100)``. At the bound its gradient only leads back below, so that it cannot get stuck."""
+    return _Bounded.apply(log_scale.float(), math.log(MAX_SCALE)).exp()
+
+
 def same_pairs(ids: Tensor, mask: Tensor | None, labels: Tensor | None = None) -> Tensor:
     """(B, B) bool: pairs whose texts are equal token for token, padding aside, or whose labels are.
 
@@ -56,6 +63,23 @@ def same_pairs(ids: Tensor, mask: Tensor | None, labels: Tensor | None = None) -
     words = ids if mask is None else ids.masked_fill(~mask, -1)
     same = (words[:, None] == words[None]).all(-1)
     return same if labels is None else same | (labels[:, None] == labels[None])
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, limit: float) -> Tensor:
+        return value.clamp(max=limit)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        value, limit = inputs
+        ctx.save_for_backward(value >= limit)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (at_limit,) = ctx.saved_tensors
+        # A step goes against the gradient: a negative one would go beyond.
+        return torch.where(at_limit, grad.clamp_min(0), grad), None
 
 
 def _full_precision(tensor: Tensor) -> AbstractContextManager:

@@ -18,7 +18,7 @@ from moezoo.models.diff_moe.encoders import NoteLayer, TextEncoder
 from moezoo.models.diff_moe.fusion import CrossModalFusion
 from moezoo.models.diff_moe.image_path import ImagePath
 from moezoo.models.diff_moe.init import init_weights
-from moezoo.models.diff_moe.losses import MAX_SCALE, alignment_loss, contrastive_loss, same_pairs
+from moezoo.models.diff_moe.losses import alignment_loss, bounded_scale, contrastive_loss, same_pairs
 from moezoo.models.diff_moe.output import DiffMoEOutput, ExpertShares
 from moezoo.models.diff_moe.pooling import masked_mean
 from moezoo.models.diff_moe.router_losses import router_losses
@@ -88,18 +88,16 @@ class MultiModalMoE(ImagePath):
             InputError: A shape, type or token id does not fit, a text is all padding, or the model takes no text.
         """
         self._check(images, text, mask, labels)
-        shares = None if torch.compiler.is_compiling() else {name: ExpertShares() for name in self._run(text)}
         self._share_losses(text)
-        note: dict[str, NoteLayer | None] = {
-            name: None if shares is None else shares[name].note for name in self._run(text)
-        }
-        image = self.image_features(images, note=note["img_encoder"])
+        shares = {} if torch.compiler.is_compiling() else {name: ExpertShares() for name in self._run(text)}
+        note = {name: share.note for name, share in shares.items()}
+        image = self.image_features(images, note=note.get("img_encoder"))
         words = fused = None
         if text is not None:
-            words = self.text_features(text, mask, note=note["text_encoder"])
+            words = self.text_features(text, mask, note=note.get("text_encoder"))
             image = self._relate(image, words, text, mask, labels)
             if self.config.fusion:
-                fused = self.fusion(image, words, mask, note=note["fusion"])
+                fused = self.fusion(image, words, mask, note=note.get("fusion"))
         pooled = self.pool(image)
         embeddings = pooled if fused is None else self.pool(fused)
         image_logits = self._classify(pooled)
@@ -110,7 +108,7 @@ class MultiModalMoE(ImagePath):
             img_features=image,
             text_features=words,
             fused_features=fused,
-            expert_activations=shares,
+            expert_activations=shares or None,
             **self._losses(image),
         )
 
@@ -135,7 +133,7 @@ class MultiModalMoE(ImagePath):
     def scale(self) -> Tensor:
         """What cosine similarities are multiplied with: one over the temperature, at most 100."""
         assert self.log_scale is not None, "a model without text has no temperature"
-        return self.log_scale.float().clamp(max=math.log(MAX_SCALE)).exp()
+        return bounded_scale(self.log_scale)
 
     def compute_z_loss(self, logits: Tensor) -> Tensor:
         """The z-loss (``z_loss_type``) of router logits (…, E): a float32 scalar."""

@@ -100,7 +100,7 @@ def test_labels_and_equal_captions_are_positives_of_the_model():
     assert torch.equal(model(images, text, mask, labels=torch.arange(4)).contrastive_loss, distinct)
     text[1], mask[1] = text[0], mask[0]
     output = model(images, text, mask)
-    pooled = output.img_features.mean(1), model.encode_text(text, mask)
+    pooled = output.img_features.detach().mean(1), model.encode_text(text, mask).detach()
     want = naive_contrastive(*pooled, 1 / 0.07, [[0, 1], [0, 1], [2], [3]])
     assert output.contrastive_loss.item() == pytest.approx(want, rel=1e-4)
 
@@ -112,6 +112,8 @@ def test_the_temperature_is_learned_and_bounded():
     assert model.log_scale.grad != 0
     torch.nn.init.constant_(model.log_scale, 20.0)
     assert model.scale.item() == pytest.approx(100.0)
+    assert torch.autograd.grad(model.scale, model.log_scale)[0] > 0, "it may come back"
+    assert torch.autograd.grad(-model.scale, model.log_scale)[0] == 0
     assert not tiny(contrastive_loss_weight=0.0).log_scale.requires_grad, "nothing would train it"
 
 
