@@ -278,14 +278,8 @@ def variants_table(data: dict[str, Any]) -> str:
     rows.append([tested, *(_p_value(v.get("p_value")) for v in variants.values())])
     rows += [
         row("load entropy of the experts (1 is even)", "load_entropy", lambda v: f"{statistics.mean(v):.3f}"),
-        [
-            "dead experts, all seeds",
-            *(
-                f"{sum(v['dead_experts'])} of {sum(v['experts'])}" if v["experts"][0] else "-"
-                for v in variants.values()
-            ),
-        ],
-        row("executed FLOPs per image", "mflops", lambda v: f"{statistics.mean(v):.1f} M"),
+        ["dead experts, all seeds", *map(_dead, variants.values())],
+        row("executed FLOPs per image, text left out", "mflops", lambda v: f"{statistics.mean(v):.1f} M"),
         row("parameters", "parameters", lambda v: f"{v[0]:,}"),
         row("active per token", "active", lambda v: f"{v[0]:,}"),
     ]

@@ -4,8 +4,9 @@
     python benchmarks/diff_moe.py --dataset digits --seeds 2 --set training.epochs=1 --out /tmp/try
 
 Every run leaves one JSON in ``--folder`` and goes on from its own checkpoints, so that a stopped benchmark goes on by
-the same command. The epoch is chosen on validation images, each model is tested once. A variant is compared with the
-MoE by a paired t-test (scipy's ``ttest_rel``, two-sided) over the seeds. Writes ``results/diff_moe_<dataset>.json``.
+the same command; a run of another recipe than today's is refused, not mixed in. The epoch is chosen on validation
+images, each model is tested once. A variant is compared with the MoE by a paired t-test (scipy's ``ttest_rel``,
+two-sided) over the seeds. Writes ``results/diff_moe_<dataset>.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from cards import RESULTS, SCORES, store, variants_table
@@ -27,9 +28,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+if TYPE_CHECKING:
+    from moezoo.train import Recipe
+
 BASE = "MoE"
 NO_ROUTER_LOSSES = ("router_z_loss_weight=0", "router_balance_loss_weight=0")
-NO_AUX = (*NO_ROUTER_LOSSES, "cross_modal_alignment_weight=0", "contrastive_loss_weight=0")
+NO_TEXT_LOSSES = ("cross_modal_alignment_weight=0", "contrastive_loss_weight=0")
+NO_AUX = (*NO_ROUTER_LOSSES, *NO_TEXT_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "no text": Variant(settings=("training.text=none",)),
         "shuffled text": Variant(settings=("training.text=shuffled",)),
     },
-    # Retrieval is learnt from an auxiliary loss and sentences alone: without either there is nothing to train.
+    # Retrieval is learnt from losses between image and sentence alone: without them sentences are read and tell
+    # nothing, which is what there is of "no text"; without the routers' too there would be nothing to train at all.
     "shapes": {
         BASE: Variant(),
         "dense twin": Variant(".dense"),
         "no router losses": Variant(settings=NO_ROUTER_LOSSES),
+        "no losses of text": Variant(settings=NO_TEXT_LOSSES),
         "shuffled text": Variant(settings=("training.text=shuffled",)),
     },
     "captions": {
@@ -115,30 +122,44 @@ def one(name: str, variant: str, seed: int, settings: tuple[str, ...], folder: P
     import torch
 
     torch.set_num_threads(1)
-    from moezoo.train import resolve_recipe, train_recipe
+    from moezoo.train import train_recipe
 
     run, result = _places(folder, name, variant, seed)
     if read(folder, name, variant, seed, settings) is not None:
         return f"{result.stem}: was done"
-    what = VARIANTS[name][variant]
-    given = [*what.settings, *settings, f"training.seed={seed}"]
-    recipe = resolve_recipe(f"diff_moe/{ARCHS[name]}{what.suffix}", assignments=given)
-    trained = train_recipe(recipe, run, resume="auto")
-    figures = {"settings": list(settings), **figures_of(trained)}
+    trained = train_recipe(recipe_of(name, variant, seed, settings), run, resume="auto")
+    figures = {"recipe": in_full(name, variant, seed, settings), **figures_of(trained)}
     result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     shown = ", ".join(f"{key} {figures[key]:.2%}" for key in SCORES if figures.get(key) is not None)
     return f"{result.stem}: {shown}, {figures['seconds']:.0f} s"
 
 
+def recipe_of(name: str, variant: str, seed: int, settings: Sequence[str]) -> Recipe:
+    """How a variant is trained."""
+    from moezoo.train import resolve_recipe
+
+    what = VARIANTS[name][variant]
+    given = [*what.settings, *settings, f"training.seed={seed}"]
+    return resolve_recipe(f"diff_moe/{ARCHS[name]}{what.suffix}", assignments=given)
+
+
+def in_full(name: str, variant: str, seed: int, settings: Sequence[str]) -> str:
+    """The recipe with every value that is left at its default, the model's too."""
+    from moezoo import model_config
+
+    recipe = recipe_of(name, variant, seed, settings)
+    return recipe.to_yaml(model_config(recipe.name, **recipe.model))
+
+
 def read(folder: Path, name: str, variant: str, seed: int, settings: tuple[str, ...]) -> dict[str, Any] | None:
-    """The figures of a run that is done; ``None`` if it is not, or was done with other settings."""
+    """The figures of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
     path = _places(folder, name, variant, seed)[1]
     if not path.is_file():
         return None
     figures = json.loads(path.read_text(encoding="utf-8"))
-    if figures["settings"] != list(settings):
-        raise SystemExit(f"{path} was made with {figures['settings']}: remove it, or take another --folder")
+    if figures.get("recipe") != in_full(name, variant, seed, settings):
+        raise SystemExit(f"{path} was made by another recipe: remove it, or take another --folder")
     return figures
 
 
@@ -174,14 +195,15 @@ def figures_of(trained: Any) -> dict[str, Any]:
 def compared(found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Figures of all seeds of each variant, and the paired test of the first score against the MoE's."""
     tested = next(key for key in SCORES if found[BASE][0][key] is not None)
-    keys = [key for key in found[BASE][0] if key != "settings"]
+    keys = [key for key in found[BASE][0] if key != "recipe"]
     variants: dict[str, dict[str, Any]] = {
         name: {key: [run[key] for run in runs] for key in keys} for name, runs in found.items()
     }
     for name, columns in variants.items():
         if name != BASE:
             columns["p_value"] = paired_p(columns[tested], variants[BASE][tested])
-    return {"tested": tested, "test": "paired t-test over the seeds, two-sided", "variants": variants}
+    test = "paired t-test over the seeds, two-sided, each comparison by itself"
+    return {"tested": tested, "test": test, "variants": variants}
 
 
 def paired_p(ours: Sequence[float], theirs: Sequence[float]) -> float | None:

@@ -60,11 +60,12 @@ def main(
                 "label_text_upper_bound": report.label_text_upper_bound,
             }
         )
+    asked = [f"--images {images}"] * (images != 4000) + [f"--seed {seed}"] * (seed != 0)
     path = store(
         "diff_moe_leakage",
         "leakage",
         folder=out,
-        command=" ".join(["python benchmarks/diff_moe_leakage.py", *(f"--set {pair}" for pair in set_ or [])]),
+        command=" ".join(["python benchmarks/diff_moe_leakage.py", *asked, *(f"--set {pair}" for pair in set_ or [])]),
         model=NAME,
         seeds=[seed],
         chance=1 / splits.num_classes,

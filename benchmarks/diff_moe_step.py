@@ -68,6 +68,9 @@ def main(
     console = Console()
     asked = [] if model == "diff_moe/cifar10" else ["--model", model]
     asked += [] if batch == 64 else ["--batch", str(batch)]
+    asked += [] if rounds == 10 else ["--rounds", str(rounds)]
+    asked += [] if threads is None else ["--threads", str(threads)]
+    asked += [] if seed == 0 else ["--seed", str(seed)]
     command = " ".join(["python benchmarks/diff_moe_step.py", *asked, *(f"--set {pair}" for pair in set_ or [])])
     timed = timings(build(model, seed, overrides), Step.of(model, batch, seed, overrides), rounds, seed, console)
     path = store("diff_moe_step", "step", folder=out, command=command, model=model, batch=batch, **timed)
@@ -168,7 +171,7 @@ def summary(samples: Samples) -> dict[str, dict[str, Any]]:
 
 
 def check_equal(models: dict[str, nn.Module], step: Step, seed: int) -> None:
-    """Raise unless all give the same loss, logits and gradient of the images' first weights, dropout left out."""
+    """Raise unless all give the same logits, and the same gradient of the images, dropout left out."""
     reference: list[Tensor] = []
     for name, model in models.items():
         model.eval()  # no dropout; routing and experts are the same in both modes
@@ -179,7 +182,9 @@ def check_equal(models: dict[str, nn.Module], step: Step, seed: int) -> None:
         found = [out["logits"].detach(), out["image_logits"].detach(), gradient]
         reference = reference or found
         for got, wanted in zip(found, reference, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            # A gradient of small weights and a mean over images is tiny: it says what close means.
+            close = {"rtol": 1e-3, "atol": 1e-4 * wanted.abs().max().item()}
+            torch.testing.assert_close(got, wanted, **close, msg=lambda text, name=name: f"{name}: {text}")
         model.train()
 
 

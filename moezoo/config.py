@@ -103,23 +103,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from None
 
 
-def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """``["num_experts=8", "training.lr=1e-3"]`` to a nested mapping; values are YAML."""
+def parse_assignments(pairs: list[str], option: str = "--set") -> dict[str, Any]:
+    """``["num_experts=8", "training.lr=1e-3"]`` to a nested mapping; values are YAML. Errors name ``option``."""
     result: dict[str, Any] = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key.strip():
-            raise ConfigError(f"--set takes key=value, got {pair!r}")
+            raise ConfigError(f"{option} takes key=value, got {pair!r}")
         *parents, last = key.strip().split(".")
         node = result
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"--set {pair!r}: {parent!r} was already given a plain value")
+                raise ConfigError(f"{option} {pair!r}: {parent!r} was already given a plain value")
         try:
             node[last] = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r}: the value is not valid YAML: {error}") from None
+            raise ConfigError(f"{option} {pair!r}: the value is not valid YAML: {error}") from None
     return result
 
 

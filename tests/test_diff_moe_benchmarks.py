@@ -1,5 +1,6 @@
 """The scripts that measure Diff-MoE: the rivals compute what the model computes, and figures become tables rightly."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def run(accuracy, entropy=0.9, dead=0, **more):
         "load_entropy": entropy,
         "dead_experts": dead,
     }
-    figures |= {"experts": 52, "parameters": 1000, "active": 500, "mflops": 12.34, "test_images": 360, "settings": []}
+    figures |= {"experts": 52, "parameters": 1000, "active": 500, "mflops": 12.34, "test_images": 360, "recipe": ""}
     return {**figures, "best_epoch": 3, "seconds": 1.5, **more}
 
 
@@ -86,14 +87,20 @@ def test_variants_are_compared_by_a_paired_test_over_the_seeds():
 
 
 def test_a_run_that_was_done_is_read_and_not_made_again(tmp_path):
-    from diff_moe import one, read
+    from diff_moe import in_full, one, read
 
     assert read(tmp_path, "digits", "dense twin", 0, ()) is None
-    (tmp_path / "digits-dense_twin-0.json").write_text(json.dumps(run(0.9)))
+    recipe = in_full("digits", "dense twin", 0, ())
+    assert "dense: true" in recipe
+    assert recipe != in_full("digits", "dense twin", 1, ())
+    (tmp_path / "digits-dense_twin-0.json").write_text(json.dumps(run(0.9, recipe=recipe)))
     assert read(tmp_path, "digits", "dense twin", 0, ())["accuracy"] == 0.9
     assert one("digits", "dense twin", 0, (), tmp_path) == "digits-dense_twin-0: was done"
     with pytest.raises(SystemExit, match="remove it, or take another --folder"):
         read(tmp_path, "digits", "dense twin", 0, ("training.epochs=1",))
+    (tmp_path / "digits-MoE-0.json").write_text(json.dumps(run(0.9, recipe=recipe)))
+    with pytest.raises(SystemExit, match="by another recipe"):  # the variant, a preset or a recipe has changed since
+        read(tmp_path, "digits", "MoE", 0, ())
 
 
 def test_steps_memory_and_leakage_have_their_tables():
@@ -149,6 +156,11 @@ def test_a_step_of_the_model_is_checked_and_timed_by_all_three_ways():
         assert list(found[part]) == ["moezoo", "mask loop", "all experts"]
         assert found[part]["moezoo"]["over_ours"] == 1
         assert all(len(way["samples"]) == 2 and min(way["samples"]) > 0 for way in found[part].values())
+    tiny = build(name, 0, {**small, "initializer_range": 1e-4})  # its gradients are tiny, and compared all the same
+    slightly = copy.deepcopy(tiny)
+    slightly.patch_embed.proj.register_full_backward_hook(lambda module, into, out: tuple(0.99 * g for g in into))
+    with pytest.raises(AssertionError, match="slightly"):
+        check_equal({"moezoo": tiny, "slightly": slightly}, step, 0)
     other = build(name, 1, small)
     with pytest.raises(AssertionError, match="other"):
         check_equal({"moezoo": model, "other": other}, step, 0)

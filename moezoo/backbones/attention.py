@@ -25,7 +25,7 @@ class AttentionRecord:
     call: int
     """0 for its first call while recording, then 1, …"""
     weights: Tensor
-    """(B, heads, queries, keys), detached, before dropout; each query's sum to 1."""
+    """(B, heads, queries, keys), detached, before dropout; each query's sum to 1. B counts windows, in such models."""
     cross: bool
     """Whether the keys are of another sequence than the queries."""
     query_grid: Grid | None

@@ -65,6 +65,12 @@ def diff_moe(
     flags = [f"training.{key}={value}" for key, value in given.items() if value is not None]
     name, trains = f"{FAMILY}/{dataset}", mode != "test"
     recipe = resolve_recipe(name, file=config, assignments=[*flags, *(set_ or [])])
+    usual = resolve_recipe(name.partition(".")[0])
+    if recipe.dataset != usual.dataset:
+        raise ConfigError(
+            f"--dataset {dataset} is trained and tested on {usual.dataset!r}, and --config or --set names "
+            f"{recipe.dataset!r}: leave data.name out, or take moezoo train {name}."
+        )
     if trains and checkpoint is not None:
         raise ConfigError(
             f"--checkpoint {checkpoint} is what --mode test reads; --mode {mode} goes on with a run by --resume, and "
@@ -74,7 +80,7 @@ def diff_moe(
         raise ConfigError("--resume and --overwrite go with training; --mode test does not train.")
     file = checkpoint or save_dir / "checkpoints" / f"{dataset}_model.safetensors"
     if not trains:
-        recipe = recipe_for_file(recipe, resolve_recipe(name.partition(".")[0]), file)
+        recipe = recipe_for_file(recipe, usual, file)
     for folder in ("checkpoints", "visualizations"):
         probe_folder(save_dir / folder)
     console, run = Console(), None
@@ -146,7 +152,7 @@ def _test(recipe: Recipe, file: Path, console: Console) -> tuple[Any, Any, Evalu
 
     from moezoo.cli.report import print_report
     from moezoo.eval import evaluate_part
-    from moezoo.eval.part import check_belongs, passes
+    from moezoo.eval.part import check_belongs, passes, sentences_for
     from moezoo.train import create_for, find_device
 
     model, splits = create_for(recipe, checkpoint=file)
@@ -161,6 +167,7 @@ def _test(recipe: Recipe, file: Path, console: Console) -> tuple[Any, Any, Evalu
             splits,
             batch_size=2 * recipe.training.batch_size,
             num_workers=recipe.training.num_workers,
+            sentences=sentences_for(model, splits, recipe.training.language),
             progress=lambda images: bar.advance(task, images),
         )
     print_report(console, report, f"{file} on {splits.name}, test images")

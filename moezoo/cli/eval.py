@@ -48,11 +48,10 @@ def eval_(
     from moezoo.cli.report import print_report
     from moezoo.config import parse_assignments
     from moezoo.data import Splits
-    from moezoo.data.text import class_sentences
     from moezoo.errors import ConfigError
     from moezoo.eval import CORRUPTIONS, evaluate_part
     from moezoo.eval import robustness as measure_robustness
-    from moezoo.eval.part import check_belongs, passes
+    from moezoo.eval.part import check_belongs, passes, sentences_for
     from moezoo.eval.reading import writes_captions
     from moezoo.moe.checks import check_choice, check_int
     from moezoo.names import is_stored_name
@@ -82,7 +81,7 @@ def eval_(
             raise ConfigError(f"{option} is of data sets with labels, and {splits.name!r} has none")
     if generate and not writes_captions(model):
         raise ConfigError(f"--generate is of captioners, and {name!r} writes no captions")
-    sentences = class_sentences(splits.label_names, recipe.training.language) if isinstance(splits, Splits) else None
+    sentences = sentences_for(model, splits, recipe.training.language)
     model.to(find_device(device or recipe.training.device))
     dataset = getattr(splits, split)
     if batch_size is None:
@@ -102,7 +101,7 @@ def eval_(
             num_workers=workers,
             metrics=metric,
             sentences=sentences,
-            generation=parse_assignments(generate or []),
+            generation=parse_assignments(generate or [], "--generate"),
             progress=lambda images: bar.advance(task, images),
         )
         if robustness:

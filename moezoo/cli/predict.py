@@ -80,7 +80,7 @@ def predict(
         batch_size=batch_size,
         routing=routing,
         threads=threads,
-        generation=parse_assignments(generate or []),
+        generation=parse_assignments(generate or [], "--generate"),
     )
     labels = 0 if writes_captions(model) else top
     if out is None:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from moezoo.eval import Evaluation
 
 
-def print_report(console: Console, report: Evaluation, title: str) -> None:
-    """Every table that ``report`` has something for; ``title`` stands above the first."""
+def print_report(console: Console, report: Evaluation, title: str, *, brief: bool = False) -> None:
+    """Every table that ``report`` has something for, if ``brief`` the main ones; ``title`` stands above the first."""
     from rich.text import Text
 
     from moezoo.eval import tables, tables_text
@@ -27,12 +27,12 @@ def print_report(console: Console, report: Evaluation, title: str) -> None:
     if report.captions is not None:
         console.print(tables_text.captions_table(report.captions))
         console.print(tables_text.samples_table(report.captions))
-    if report.metrics:
+    if report.metrics and not brief:
         console.print(tables.further_table(report.metrics))
-    if report.classification is not None:
+    if report.classification is not None and not brief:
         console.print(tables.labels_table(report.classification))
         console.print(tables.reliability_table(report.classification))
     if report.routing:
         console.print(tables.routing_table(report.routing))
-    if report.robustness is not None:
+    if report.robustness is not None and not brief:
         console.print(tables.robustness_table(report.robustness))

@@ -50,16 +50,6 @@ def scores_of(run: TrainedRun) -> dict[str, Score]:
 
 def print_test(console: Console, test: Evaluation, title: str) -> None:
     """The main tables of a test; ``moezoo eval`` has all of them."""
-    from moezoo.eval import tables, tables_text
+    from moezoo.cli.report import print_report
 
-    if test.classification is not None:
-        console.print(tables.metrics_table(test.classification, title))
-    if test.text is not None:
-        console.print(tables_text.text_table(test.text))
-    if test.retrieval is not None:
-        console.print(tables_text.retrieval_table(test.retrieval))
-    if test.captions is not None:
-        console.print(tables_text.captions_table(test.captions))
-        console.print(tables_text.samples_table(test.captions))
-    if test.routing:
-        console.print(tables.routing_table(test.routing))
+    print_report(console, test, title, brief=True)

@@ -69,7 +69,7 @@ def decode_image(data: bytes | BinaryIO, name: str) -> Image.Image:
     try:
         with Image.open(stream, formats=_formats()) as image:
             image.load()
-            return to_rgb(_upright(image, name))
+            return to_rgb(upright(image, name))
     except UnidentifiedImageError:
         raise UnreadableImage(name, "is not an image in a format that can be read") from None
     except Image.DecompressionBombError as error:
@@ -107,7 +107,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(pixels * (255 / top)).astype(np.uint8))
 
 
-def _upright(image: Image.Image, name: str) -> Image.Image:
+def upright(image: Image.Image, name: str) -> Image.Image:
     """Turned and mirrored as the file's EXIF orientation says."""
     try:
         return ImageOps.exif_transpose(image)

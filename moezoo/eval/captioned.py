@@ -9,11 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from moezoo.errors import InputError
+from moezoo.errors import ConfigError, InputError
 from moezoo.eval.answers import placed
+from moezoo.eval.batches import check_some, readable
 from moezoo.eval.captions import caption_metrics, plain
 from moezoo.eval.evaluate import Evaluation
-from moezoo.eval.reading import encode_images, encode_texts, max_text_len, tokenizer_of
+from moezoo.eval.reading import (
+    check_encodes,
+    checked_generation,
+    encode_images,
+    encode_texts,
+    max_text_len,
+    tokenizer_of,
+    writes_captions,
+)
 from moezoo.eval.retrieval import retrieval_metrics
 from moezoo.eval.routing import LoadCounter
 from moezoo.moe.modes import evaluating
@@ -41,10 +50,10 @@ def evaluate_retrieval(
         progress: Called after every batch of images with their number.
 
     Raises:
-        ConfigError: The model has no tokenizer, or one that does not fit.
+        ConfigError: The model does not encode images and text, has no tokenizer, or one that does not fit.
         InputError: The data set is empty, an image has no caption, or a feature is NaN or infinite.
     """
-    tokenizer_of(model)  # before the images are encoded for nothing
+    check_encodes(model)  # before the images are encoded for nothing
     images: list[Tensor] = []
     captions: list[Sequence[str]] = []
     load = LoadCounter()
@@ -86,10 +95,13 @@ def evaluate_captions(
         progress: Called after every batch with its number of images.
 
     Raises:
-        ConfigError: The model has no tokenizer, or one that does not fit, or an option is out of range.
+        ConfigError: The model writes no captions, has no tokenizer, or one that does not fit, or an option is out of
+            range.
         InputError: The data set is empty, or an image has no caption.
     """
-    tokenizer, options = tokenizer_of(model), {**greedy(model), **(generation or {})}
+    if not writes_captions(model):
+        raise ConfigError(f"{type(model).__name__} writes no captions: it has no generate and caption")
+    tokenizer, options = tokenizer_of(model), {**greedy(model), **checked_generation(generation or {})}
     written: list[str] = []
     references: list[Sequence[str]] = []
     load = LoadCounter()
@@ -118,7 +130,10 @@ def as_decoded(tokenizer: Tokenizer) -> Callable[[str], str]:
     def decoded(text: str) -> str:
         if not text.strip():  # nothing was generated
             return ""
-        return plain(tokenizer.decode(tokenizer.encode_ids([text], tokenizer.count(text)))[0])
+        rows = tokenizer.encode_ids([text], tokenizer.count(text))
+        if getattr(tokenizer, "unk_id", None) in rows[0][1:-1]:  # which decoding would leave out
+            return plain(text)
+        return plain(tokenizer.decode(rows)[0])
 
     return decoded
 
@@ -130,14 +145,14 @@ def captioned_batches(
 
     Raises:
         InputError: The data set is empty, or its items are no images with captions.
+        UnreadableImage: One of its files cannot be read, of a training part too.
     """
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise InputError("the data set is empty")
+    check_some(dataset)
     yield from DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
 
 
 def _collate(items: Sequence[Any]) -> tuple[Tensor, list[tuple[str, ...]]]:
-    for _, own in items:
+    for _, own in readable(items):
         if isinstance(own, str) or not isinstance(own, Sequence) or not own:
             raise InputError(f"an image's captions must be a sequence of one or more sentences, got {own!r:.80}")
     return torch.stack([image for image, _ in items]), [tuple(own) for _, own in items]

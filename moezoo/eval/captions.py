@@ -57,7 +57,7 @@ def caption_metrics(
         normalize: Applied to captions and references alike before they are compared for ``exact_match``.
 
     Raises:
-        InputError: Lengths differ, there is nothing, or an image has no reference.
+        InputError: Lengths differ, there is nothing, or an image has no reference or an empty one.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
@@ -66,18 +66,19 @@ def caption_metrics(
         given = [len(captions), len(references), *([] if names is None else [len(names)])]
         raise InputError(f"captions, references and names must be equally many and at least 1, got {given}")
     for index, own in enumerate(references):
-        if isinstance(own, str) or not own:
+        if isinstance(own, str) or not own or not all(reference.strip() for reference in own):
             raise InputError(f"references of image {index} must be a sequence of sentences, at least one, got {own!r}")
     pairs = zip(captions, references, strict=True)
     right = sum(normalize(caption) in set(map(normalize, own)) for caption, own in pairs)
     # sacrebleu takes the first reference of every image, then the second, …, and nothing where an image has fewer.
     most = max(map(len, references))
     turned = [[own[i] if i < len(own) else "" for own in references] for i in range(most)]
+    # force: sacrebleu warns of captions that end in " .", as Flickr8k's do; its tokenizer parts the full stop anyway.
     shown = sorted({round(i * (len(captions) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)})
     return CaptionReport(
         images=len(captions),
         exact_match=right / len(captions),
-        bleu=BLEU(lowercase=True).corpus_score(captions, turned).score,
+        bleu=BLEU(lowercase=True, force=True).corpus_score(captions, turned).score,
         chrf=CHRF(lowercase=True).corpus_score(captions, turned).score,
         samples=tuple(
             Captioned(str(i) if names is None else names[i], captions[i], tuple(references[i])) for i in shown

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from moezoo.errors import InputError
 from moezoo.eval.answers import logits_of
+from moezoo.eval.batches import labelled_batches
 from moezoo.eval.captions import CaptionReport
 from moezoo.eval.classification import Classification, classification_metrics
 from moezoo.eval.metrics import compute_metrics
@@ -76,6 +76,7 @@ def evaluate(
     Raises:
         InputError: The data set is empty, a label is not among the model's classes, or the model does not answer with
             (B, classes) logits.
+        UnreadableImage: A file of the data set cannot be read.
     """
     logits, labels, routing = predict(model, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress)
     return Evaluation(
@@ -97,13 +98,11 @@ def predict(
 
     Arguments as of :func:`evaluate`.
     """
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise InputError("the data set is empty")
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     load = LoadCounter()
     with evaluating(model):
-        for images, batch_labels in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers):
+        for images, batch_labels in labelled_batches(dataset, batch_size, num_workers):
             with record_routing(model) as records:
                 logits.append(logits_of(model, images))
             load.add(records)

@@ -17,7 +17,7 @@ from moezoo.data.images import read_image
 from moezoo.errors import ConfigError, InputError, UnreadableImage
 from moezoo.eval.answers import answered, logits_of, placed
 from moezoo.eval.image_transform import image_transform
-from moezoo.eval.reading import tokenizer_of, writes_captions
+from moezoo.eval.reading import checked_generation, tokenizer_of, writes_captions
 from moezoo.eval.routing import image_shares
 from moezoo.moe.checks import check_int
 from moezoo.moe.modes import evaluating
@@ -39,7 +39,7 @@ class Prediction:
     error: str | None = None
     """Why there is no answer: the file cannot be read, or the answer was not finite."""
     caption: str | None = None
-    """What a captioner wrote; ``None`` from a classifier."""
+    """What a captioner wrote, empty where there is an ``error``; ``None`` from a classifier."""
     routing: Mapping[str, tuple[float, ...]] | None = None
     """MoE layer to the share of the image's tokens that each expert got, where that was asked for."""
 
@@ -93,6 +93,7 @@ def predict_files(
     # Not inside the generator, where a mistake would wait until the first prediction is asked for.
     if writes_captions(model):
         tokenizer_of(model)
+        checked_generation(generation or {})
     elif generation:
         raise ConfigError(f"generation={dict(generation)!r} is not allowed: the model writes no captions.")
     elif getattr(model, "num_classes", None) == 0:
@@ -151,8 +152,9 @@ def _answer(
         shares = _shares(records, len(images)) if routing else [None] * len(images)
         found = _rows(said, top, names) if isinstance(said, Tensor) else ({"caption": caption} for caption in said)
         rows = ({**row, "routing": share} for row, share in zip(found, shares, strict=True))
+    caption = "" if writes_captions(model) else None
     return [
-        Prediction(path, **next(rows)) if isinstance(image, Tensor) else Prediction(path, error=image)
+        Prediction(path, **next(rows)) if isinstance(image, Tensor) else Prediction(path, error=image, caption=caption)
         for path, image in read
     ]
 

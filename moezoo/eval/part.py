@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -49,7 +49,7 @@ def evaluate_part(
         batch_size: Images per forward.
         num_workers: Processes that read the images; 0 reads them here.
         metrics: Of a classifier, as in :func:`evaluate`.
-        sentences: For each class, for the text report; by default :func:`~moezoo.data.text.class_sentences`.
+        sentences: For each class, for the text report; by default :func:`sentences_for` in English.
         generation: Of a captioner, options of ``caption``.
         progress: Called after every batch with its number of images; :func:`passes` says how often each comes.
 
@@ -64,11 +64,24 @@ def evaluate_part(
         if writes_captions(model):
             return evaluate_captions(model, dataset, generation=generation, **shared)
         return evaluate_retrieval(model, dataset, **shared)
+    sentences = sentences or sentences_for(model, splits)
     report = evaluate(model, dataset, label_names=splits.label_names, metrics=metrics, **shared)
-    if not _has_text_report(model):
+    if sentences is None or not _has_text_report(model):
         return report
-    text = evaluate_text(model, dataset, sentences or class_sentences(splits.label_names), **shared)
-    return dataclasses.replace(report, text=text)
+    return dataclasses.replace(report, text=evaluate_text(model, dataset, sentences, **shared))
+
+
+def sentences_for(
+    model: nn.Module, splits: Splits | CaptionedSplits, language: Literal["en", "zh"] = "en"
+) -> tuple[tuple[str, ...], ...] | None:
+    """Those that :func:`evaluate_part` describes the classes with; ``None`` where it needs none.
+
+    Raises:
+        ConfigError: As of :func:`~moezoo.data.text.class_sentences`.
+    """
+    if not isinstance(splits, Splits) or not _has_text_report(model):
+        return None
+    return class_sentences(splits.label_names, language)
 
 
 def passes(model: nn.Module, splits: Splits | CaptionedSplits) -> int:

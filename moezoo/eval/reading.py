@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +43,27 @@ def tokenizer_of(model: nn.Module) -> Tokenizer:
     if size is not None:
         tokenizer.check_fits(size)
     return tokenizer
+
+
+def check_encodes(model: nn.Module) -> None:
+    """Raise :class:`ConfigError` unless ``model`` encodes images and, by a tokenizer that fits, sentences."""
+    if not all(callable(getattr(model, method, None)) for method in ("encode_image", "encode_text")):
+        raise ConfigError(f"{type(model).__name__} has no encode_image and encode_text to compare images and text by")
+    tokenizer_of(model)
+
+
+def checked_generation(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``options`` for a captioner's ``caption``, which itself checks those of the search.
+
+    Raises:
+        ConfigError: The images are among them, or a generator that is none, as a command line would give.
+    """
+    if "images" in options:
+        raise ConfigError(f"generation: images={options['images']!r:.80} is not allowed: it is no option.")
+    generator = options.get("generator")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigError(f"generation: generator={generator!r:.80} is not allowed: it must be a torch.Generator.")
+    return options
 
 
 def max_text_len(model: nn.Module) -> int:
@@ -106,8 +127,10 @@ def class_prototypes(model: nn.Module, class_sentences: Sequence[Sequence[str]])
         class_sentences: For each class at least one sentence that describes it.
 
     Raises:
+        ConfigError: The model does not encode images and text, has no tokenizer, or one that does not fit.
         InputError: A class has no sentence.
     """
+    check_encodes(model)
     for index, own in enumerate(class_sentences):
         if isinstance(own, str) or not own:
             raise InputError(f"class_sentences[{index}] must be one or more sentences, got {own!r:.80}")
@@ -117,8 +140,12 @@ def class_prototypes(model: nn.Module, class_sentences: Sequence[Sequence[str]])
 
 
 def zero_shot_logits(model: nn.Module, images: Tensor, prototypes: Tensor) -> Tensor:
-    """(B, C) cosines, on the CPU, of the images and the classes' :func:`class_prototypes`."""
-    return F.normalize(encode_images(model, images), dim=-1) @ prototypes.T
+    """(B, C) cosines, on the CPU, of the images and the classes' :func:`class_prototypes`.
+
+    The model is run in evaluation mode, and left as it was.
+    """
+    with evaluating(model):
+        return F.normalize(encode_images(model, images), dim=-1) @ prototypes.T
 
 
 def label_text_logits(

@@ -66,13 +66,16 @@ def retrieval_metrics(
         captions: (M,) The sentences; without them all are different.
 
     Raises:
-        InputError: Shapes do not fit, an image has no sentence, or a feature is NaN or infinite.
+        InputError: Shapes or types do not fit, an image has no sentence, or a feature is NaN or infinite.
     """
     images, texts = (_normalised(x, name) for x, name in ((image_features, "image"), (text_features, "text")))
     if images.shape[1] != texts.shape[1]:
         raise InputError(f"image and text features must be equally wide, got {images.shape[1]} and {texts.shape[1]}")
     texts = texts.to(images.device)
-    owner = torch.as_tensor(image_of_text, dtype=torch.int64, device=images.device)
+    owner = torch.as_tensor(image_of_text, device=images.device)
+    if owner.is_floating_point() and owner.numel():  # of an empty list too, whose length is told below
+        raise InputError(f"image_of_text must be whole numbers, got {owner.dtype}")
+    owner = owner.long()
     if owner.shape != (len(texts),) or (captions is not None and len(captions) != len(texts)):
         told = "" if captions is None else f" and {len(captions)} captions"
         raise InputError(f"{len(texts)} texts need as many image_of_text, got {tuple(owner.shape)}{told}")

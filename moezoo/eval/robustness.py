@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from moezoo.errors import InputError
 from moezoo.eval.answers import answered, logits_of
+from moezoo.eval.batches import check_some, labelled_batches
 from moezoo.eval.corruptions import CORRUPTIONS, Corruption, corrupt
 from moezoo.eval.routing import first_expert
 from moezoo.moe.modes import evaluating
@@ -80,14 +80,13 @@ def robustness(
     Raises:
         InputError: The data set is empty, or the model does not answer with (B, classes) logits.
     """
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise InputError("the data set is empty")
+    check_some(dataset)
     shift, scale = (torch.tensor(tuple(values), dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
     cases = [(kind, i, each) for kind, severities in corruptions.items() for i, each in enumerate(severities, start=1)]
     tallies = [_Tally() for _ in cases]
     samples = clean_right = 0
     with evaluating(model):
-        for images, labels in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers):
+        for images, labels in labelled_batches(dataset, batch_size, num_workers):
             # Far apart, so that two seeds do not give the same noise to neighbouring images.
             seeds = [seed * 1_000_003 + index for index in range(samples, samples + len(images))]
             clean, clean_routing = _answer(model, images, progress)

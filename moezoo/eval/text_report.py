@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from moezoo.errors import InputError
 from moezoo.eval.answers import answered, check_answers, logits_of
+from moezoo.eval.batches import labelled_batches
 from moezoo.eval.reading import class_prototypes, label_text_logits, zero_shot_logits
 from moezoo.moe.modes import evaluating
 
@@ -69,7 +70,7 @@ def evaluate_text(
     Raises:
         ConfigError: The model has no tokenizer, or one that does not fit.
         InputError: The data set is empty, a class has no sentence, a label no class, or the model does not answer with
-            (B, classes) logits.
+            (B, classes) logits of the same classes.
     """
     prototypes = class_prototypes(model, class_sentences)
     found: list[tuple[Tensor, ...]] = []
@@ -77,8 +78,14 @@ def evaluate_text(
         for images, labels in _batches(dataset, batch_size, num_workers, progress):
             nearest = zero_shot_logits(model, images, prototypes)
             check_answers(nearest, labels)  # before a sentence is looked up by label
+            alone = logits_of(model, images)
+            if alone.shape != nearest.shape:
+                raise InputError(
+                    f"class_sentences are of {nearest.shape[1]} classes, the model has {alone.shape[1]}: the figures "
+                    "would not be among the same"
+                )
             told = label_text_logits(model, images, labels, class_sentences)
-            found.append((logits_of(model, images), nearest, told, labels))
+            found.append((alone, nearest, told, labels))
     return text_report(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -110,9 +117,7 @@ def zero_shot(
 def _batches(
     dataset: Dataset, batch_size: int, num_workers: int, progress: Callable[[int], None] | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise InputError("the data set is empty")
-    for images, labels in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers):
+    for images, labels in labelled_batches(dataset, batch_size, num_workers):
         yield images, labels
         if progress is not None:
             progress(len(images))

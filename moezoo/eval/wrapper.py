@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from moezoo.backbones.attention import record_attention
+from moezoo.data.images import to_rgb, upright
 from moezoo.errors import InputError
 from moezoo.eval.answers import checked_logits, placed
 from moezoo.eval.image_transform import image_transform
@@ -52,8 +53,9 @@ class ModelWrapper:
         """Answer B images.
 
         Args:
-            images: Pillow images; an array (B, H, W), (B, H, W, C) or one image of (H, W) or (H, W, C), C 1, 3 or 4,
-                of uint8 or of floats from 0 to 1; or a tensor (B, C, H, W) that is already prepared.
+            images: Pillow images, taken as :func:`moezoo.data.images.read_image` takes files; an array (B, H, W),
+                (B, H, W, C) or one image of (H, W) or (H, W, C), C 1, 3 or 4, of uint8 or of floats from 0 to 1; or a
+                tensor (B, C, H, W) that is already prepared.
             text: A sentence for each image, for a model that reads text. What it then answers rests on the sentence:
                 one made from the label gives the label away.
 
@@ -89,16 +91,29 @@ class ModelWrapper:
             return images
         if isinstance(images, Image.Image):
             images = [images]
-        pictures = _from_array(images) if isinstance(images, np.ndarray) else list(images)
-        wrong = next((each for each in pictures if not isinstance(each, Image.Image)), None)
-        if not pictures or wrong is not None:
-            raise InputError(
-                f"images must be an array, a tensor or one or more Pillow images, got {type(wrong).__name__}"
-                if pictures
-                else "images must be at least one, got none"
-            )
+        pictures = _from_array(images) if isinstance(images, np.ndarray) else _listed(images)
         transform = image_transform(self.model)
-        return torch.stack([transform(each.convert("RGB")) for each in pictures])
+        return torch.stack([transform(_shown(each, i)) for i, each in enumerate(pictures)])
+
+
+def _listed(images: Any) -> list[Image.Image]:
+    pictures = list(images) if isinstance(images, Iterable) else [images]
+    if not pictures:
+        raise InputError("images must be at least one, got none")
+    for each in pictures:
+        if not isinstance(each, Image.Image):
+            raise InputError(
+                f"images must be an array, a tensor or one or more Pillow images, got {type(each).__name__}"
+            )
+    return pictures
+
+
+def _shown(picture: Image.Image, index: int) -> Image.Image:
+    """As a viewer shows it: upright, in RGB, transparency over white."""
+    try:
+        return to_rgb(upright(picture, f"images[{index}]"))
+    except (OSError, ValueError) as error:  # a file that is read only now, pixels of an unknown scale
+        raise InputError(f"images[{index}] cannot be read: {error}") from error
 
 
 def _from_array(array: np.ndarray) -> list[Image.Image]:

@@ -28,13 +28,18 @@ def introduction(stored: Mapping[str, Any]) -> str:
 
 
 def usage(stored: Mapping[str, Any], place: str) -> str:
-    """Code that loads the model, and where it can that classifies an image file."""
+    """Code that loads the model, and where it can that classifies or captions an image file."""
     code = f'import moezoo\n\nmodel = moezoo.create_model("{place}", pretrained=True).eval()'
     size = (stored.get("data") or {}).get("input_size")
-    if stored["config"].get("num_classes") and size and size[0] in (1, 3):
+    calls = None
+    if stored["config"].get("num_classes"):
+        calls = ('["image.jpg"], top=3', "found.labels, found.probabilities")
+    elif stored["config"].get("captioner"):
+        calls = ('["image.jpg"]', "found.caption")
+    if calls and size and size[0] in (1, 3):
+        given, shown = calls
         code += (
-            '\nfor found in moezoo.eval.predict_files(model, ["image.jpg"], top=3):'
-            "\n    print(found.path, found.labels, found.probabilities, found.error)"
+            f"\nfor found in moezoo.eval.predict_files(model, {given}):\n    print(found.path, {shown}, found.error)"
         )
     return f"```python\n{code}\n```"
 

@@ -76,12 +76,12 @@ def origin_of(model: nn.Module, backbone: str | None = None, backbone_args: Mapp
         raise _not_rebuilt(model, str(error)) from error
 
 
-def refuse_upcycled(model: nn.Module) -> None:
+def refuse_upcycled(model: nn.Module, what: str = "save_pretrained") -> None:
     """Raise for a model whose own MLPs became experts, which no configuration says."""
     for name, module in model.named_modules():
         if isinstance(module, UpcycledMLP):
             raise InputError(
-                f"save_pretrained cannot store an upcycled model ({name!r} was an MLP): no configuration rebuilds it. "
+                f"{what} cannot store an upcycled model ({name!r} was an MLP): no configuration rebuilds it. "
                 "safetensors.torch.save_model keeps the bare weights; upcycle the same backbone again and load them "
                 "with safetensors.torch.load_model."
             )

@@ -17,6 +17,7 @@ from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError
 from moezoo.hub.card import model_card
+from moezoo.hub.company import labels_of, tokenizer_text
 from moezoo.hub.files import check_writable
 from moezoo.hub.injected import Origin, origin_of, refuse_upcycled
 from moezoo.hub.partial import without_backbone
@@ -95,7 +96,7 @@ def save_pretrained(
     content = stored_config(model, origin, metrics=metrics, label_names=label_names, routing=routing, flops=flops)
     state = portable_state(model)
     refuse_nonfinite(state, "save_pretrained")
-    tokenizer = _tokenizer_text(model, origin.config)
+    tokenizer = tokenizer_text(model, origin.config)
     if not include_backbone:
         state, config, source = without_backbone(model, origin.config, state, cache_dir=cache_dir, token=token)
         content["config"], content["backbone"] = to_dict(config), to_dict(source)
@@ -132,7 +133,6 @@ def stored_config(
 ) -> dict[str, Any]:
     """What ``config.json`` says about ``model``; the hash of the weights is filled in later."""
     fields = to_dict(origin.config)
-    labels = label_names if label_names is not None else _own_labels(model, fields.get("num_classes"))
     cfg = origin.data or {}
     get = cfg.get if isinstance(cfg, Mapping) else lambda key: getattr(cfg, key, None)
     stated: dict[str, Any] = {key: get(key) for key in DATA_FIELDS if get(key) is not None}
@@ -146,7 +146,7 @@ def stored_config(
         "model_type": MODEL_TYPE,
         "name": origin.name,
         "config": fields,
-        "label_names": _labels(labels, fields.get("num_classes")),
+        "label_names": labels_of(model, fields.get("num_classes"), label_names),
         "data": {key: value for key, value in data.items() if value is not None} or None,
         "metrics": _plain("metrics", metrics),
         "routing": _loads(routing),
@@ -161,32 +161,6 @@ def stored_config(
             "shorten label_names or metrics"
         )
     return content
-
-
-def _tokenizer_text(model: nn.Module, config: Any) -> str | None:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    if not hasattr(tokenizer, "to_json"):  # none, or a layer that is called so
-        return None
-    if (size := getattr(config, "vocab_size", None)) is not None:
-        tokenizer.check_fits(size)
-    return str(tokenizer.to_json())
-
-
-def _own_labels(model: nn.Module, num_classes: Any) -> Any:
-    """The labels the model carries, unless ``reset_classifier`` has made them those of another head."""
-    labels, config = getattr(model, "label_names", None), getattr(model, "moezoo_config", None)
-    return labels if num_classes == getattr(config, "num_classes", num_classes) else None
-
-
-def _labels(labels: Any, num_classes: Any) -> list[str] | None:
-    if labels is None:
-        return None
-    names = [labels] if isinstance(labels, str) else list(labels)
-    if isinstance(labels, str) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"label_names must be a sequence of strings, one per class, got {labels!r:.80}")
-    if num_classes is not None and len(names) != num_classes:
-        raise ConfigError(f"label_names has {len(names)} names, the model has num_classes={num_classes}")
-    return names
 
 
 def _plain(what: str, values: Any) -> dict[str, Any] | None:

@@ -164,9 +164,9 @@ def _check_version(data: dict[str, Any], place: str) -> None:
 
 
 def typed(data: dict[str, Any], key: str, kind: type, place: str) -> Any:
-    """``data[key]``, which must be a ``kind`` (``str``, ``dict`` or ``list``)."""
+    """``data[key]``, which must be a ``kind`` (``str``, ``int``, ``dict`` or ``list``)."""
     if not isinstance(value := data.get(key), kind):
-        word = "an object" if kind is dict else "a list" if kind is list else "a string"
+        word = {dict: "an object", list: "a list", int: "an integer"}.get(kind, "a string")
         raise ConfigError(f"{place}: {key} must be {word}, got {value!r:.80}")
     return value
 

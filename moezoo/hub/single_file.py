@@ -21,9 +21,10 @@ import moezoo
 from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError, WeightsCorrupted, WeightsUnavailable
-from moezoo.hub.files import STAGING, check_writable, move_into_place, output_errors, seal
+from moezoo.hub.company import labels_of, tokenizer_text
+from moezoo.hub.files import STAGING, check_writable, exclusive, move_into_place, output_errors, seal
 from moezoo.hub.header import check_suffix
-from moezoo.hub.injected import origin_of
+from moezoo.hub.injected import origin_of, refuse_upcycled
 from moezoo.hub.schema import FORMAT_VERSION, typed
 from moezoo.hub.state import portable_state, refuse_nonfinite, unwrapped
 from moezoo.registry import model_config
@@ -57,29 +58,34 @@ def save_single_file(model: nn.Module, path: str | os.PathLike[str], *, dataset:
         dataset: The name of the data set it was trained on.
 
     Raises:
-        ConfigError: The path has another ending.
+        InputError: No configuration can rebuild the model.
+        ConfigError: The path has another ending, the labels do not fit ``num_classes``, or the tokenizer is larger than
+            ``vocab_size``.
         NonFiniteError: A tensor holds NaN or infinity; nothing is written.
         OutputError: The file cannot be written; an older one is still whole.
     """
     path = check_suffix(path)
     model = unwrapped(model)
     origin = origin_of(model)
+    refuse_upcycled(model, "save_single_file")
+    config = current_config(model, origin.config)
     state = portable_state(model)
     refuse_nonfinite(state, "save_single_file")
-    labels, tokenizer = getattr(model, "label_names", None), getattr(model, "tokenizer", None)
+    tokenizer = tokenizer_text(model, config)
     about = {
         "format_version": FORMAT_VERSION,
         "moezoo_version": moezoo.__version__,
         "name": origin.name,
-        "config": to_dict(current_config(model, origin.config)),
+        "config": to_dict(config),
         "dataset": dataset,
-        "label_names": list(labels) if labels else None,
+        "label_names": labels_of(model, getattr(config, "num_classes", None)),
     }
     metadata = {"format": "pt", ABOUT: json.dumps(about, ensure_ascii=False)}
     if tokenizer is not None:
-        metadata[TOKENIZER] = tokenizer.to_json()
-    staging = check_writable(path.parent) / STAGING
-    with output_errors(path):
+        metadata[TOKENIZER] = tokenizer
+    folder = check_writable(path.parent)
+    staging = folder / STAGING
+    with exclusive(folder), output_errors(path):
         staging.mkdir(exist_ok=True)
         draft = staging / path.name
         try:
@@ -111,7 +117,9 @@ def read_single_file(path: str | os.PathLike[str]) -> SingleFile | None:
         version, name = typed(about, "format_version", int, str(path)), typed(about, "name", str, str(path))
         dataset, values = typed(about, "dataset", str, str(path)), typed(about, "config", dict, str(path))
         labels = about.get("label_names")
-    except (ValueError, AttributeError) as error:
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+            raise ValueError(f"label_names must be a list of strings, got {labels!r:.80}")
+    except (ValueError, AttributeError, RecursionError) as error:  # JSON may be nested deeper than Python can read
         raise WeightsCorrupted(f"{str(path)!r}: its metadata is not what moezoo writes: {error}") from None
     if version > FORMAT_VERSION:
         raise ConfigError(

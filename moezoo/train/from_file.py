@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from moezoo.config import to_dict
+from moezoo.config import field_names, to_dict
 from moezoo.errors import ConfigError, WeightsUnavailable
 from moezoo.hub.header import check_suffix, header_shapes
 from moezoo.hub.single_file import SingleFile, read_single_file
@@ -31,6 +31,8 @@ def recipe_for_file(recipe: Recipe, usual: Recipe, path: str | Path) -> Recipe:
         WeightsUnavailable: There is no such file; the message says what was looked for, and what lies there instead.
         WeightsCorrupted: It is no sound safetensors file.
     """
+    if Path(path).is_dir():
+        raise WeightsUnavailable(f"{str(path)!r} is a folder, where a .safetensors file is read{_inside(Path(path))}")
     path = check_suffix(path)
     if not path.is_file():
         raise WeightsUnavailable(f"there is no checkpoint {str(path)!r}{_instead(path)}")
@@ -49,14 +51,17 @@ def recipe_for_file(recipe: Recipe, usual: Recipe, path: str | Path) -> Recipe:
 
 def _refuse_another(recipe: Recipe, usual: Recipe, found: SingleFile) -> None:
     """What was asked of the model must be what the file's model is."""
-    wanted, plain, own = (
-        to_dict(config)
-        for config in (model_config(recipe.name, **recipe.model), model_config(usual.name, **usual.model), found.config)
-    )
+    config = model_config(recipe.name, **recipe.model)
+    if type(config) is not type(found.config):
+        family = recipe.name.partition("/")[0]
+        raise ConfigError(f"{str(found.path)!r} holds {found.name}, which is no {family} model.")
+    wanted, plain, own = (to_dict(each) for each in (config, model_config(usual.name, **usual.model), found.config))
+    fields = field_names(type(config))
+    asked = {fields.get(key, key) for key in recipe.model if key not in usual.model}  # be it what it is anyway
     wrong = [
         f"{key}={value!r} was asked for, the checkpoint has {own.get(key)!r}"
         for key, value in wanted.items()
-        if value != plain.get(key) and value != own.get(key)
+        if value != own.get(key) and (key in asked or value != plain.get(key))
     ]
     if wrong:
         raise ConfigError(
@@ -69,5 +74,9 @@ def _instead(path: Path) -> str:
     pickled = [path.with_suffix(suffix) for suffix in PICKLES if path.with_suffix(suffix).is_file()]
     if pickled:
         return f", but a pickle of that name: 'moezoo convert pth {pickled[0]}' makes one of it"
-    others = sorted(p.name for p in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
-    return f". In that folder: {', '.join(others) or 'no .safetensors file'}. Training writes one"
+    return f"{_inside(path.parent)}. Training writes one"
+
+
+def _inside(folder: Path) -> str:
+    files = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+    return f". In that folder: {', '.join(files) or 'no .safetensors file'}"

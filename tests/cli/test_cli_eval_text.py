@@ -13,7 +13,7 @@ import moezoo
 from moezoo.data import load_dataset
 from moezoo.data.text import make_tokenizer
 from moezoo.errors import ConfigError
-from moezoo.eval import evaluate_captions, evaluate_retrieval
+from moezoo.eval import evaluate, evaluate_captions, evaluate_retrieval
 
 OPTIONS = {"train_images": 4, "val_images": 4, "test_images": 14, "num_captions": 2}
 TINY = {"embed_dim": 16, "img_size": 32, "img_encoder_layers": 1}
@@ -102,12 +102,36 @@ def test_files_are_captioned(stored, tmp_path):
     )
     assert [row["caption"] for row in rows] == [*expected, ""]
     assert "not an image" in rows[3]["error"]
+    run(predict, name, tmp_path, *few, "-o", tmp_path / "out.json", "--device", "cpu")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {tuple(each) for each in found} == {("path", "caption", "error")}  # of the file without an answer too
+    assert [each["caption"] for each in found] == [*expected, ""]
     run(predict, name, tmp_path / "0.png", *few, "--routing", "-o", tmp_path / "out.json", "--device", "cpu")
     (found,) = json.loads((tmp_path / "out.json").read_text())
     assert (found["caption"], list(found["routing"])) == (expected[0], ["img_encoder.blocks.0.general_experts"])
     run(predict, f"local-dir:{stored / 'digits'}", tmp_path / "0.png", "-o", tmp_path / "out.json", "--device", "cpu")
     (found,) = json.loads((tmp_path / "out.json").read_text())
     assert {each["label"] for each in found["predictions"]} <= set("abcdefghij")
+
+
+def test_what_was_tested_is_named_as_it_is_called_whatever_was_learnt(stored):
+    """Brackets in the name of a folder are no markup; what has no classes has a title too."""
+    from rich.console import Console
+
+    from moezoo.cli.report import print_report
+    from moezoo.cli.scores import print_test
+
+    digits = load_dataset("digits", input_size=(1, 16, 16)).test
+    for report in (
+        evaluate(moezoo.create_model("entity_moe/digits"), torch.utils.data.Subset(digits, range(4))),
+        evaluate_retrieval(load(stored / "shapes"), splits().test),
+    ):
+        for show in (print_report, print_test):
+            console = Console(record=True, width=100)
+            show(console, report, "local-dir:runs/[bold]a")
+            printed = console.export_text()
+            assert "local-dir:runs/[bold]a" in printed
+            assert "\\" not in printed  # as markup that was escaped twice has
 
 
 def test_classes_without_sentences_are_no_matter_to_a_model_that_reads_none(tmp_path):
@@ -128,12 +152,16 @@ def test_mistakes_are_named(stored):
     from moezoo.cli.eval import eval_
 
     retriever, digits = f"local-dir:{stored / 'shapes'}", f"local-dir:{stored / 'digits'}"
+    captioner = f"local-dir:{stored / 'shapes.captioner'}"
     for args, says in [
         ((digits, "--set", "data.name=digits"), "a, b, c, d, .* trained on another data set"),
         ((retriever, *DATA, "--robustness"), "--robustness is of data sets with labels"),
         ((retriever, *DATA, "--metric", "macro_f1"), "--metric is of data sets with labels"),
         ((retriever, *DATA, "--generate", "num_beams=2"), "--generate is of captioners"),
         ((retriever, "--set", "data.name=digits"), "digits"),
+        ((captioner, *DATA, "--generate", "num_beams"), "--generate takes key=value, got 'num_beams'"),
+        ((captioner, *DATA, "--generate", "num_beam=2"), "Did you mean: num_beams"),
+        ((captioner, *DATA, "--generate", "images=2"), "images=2 is not allowed"),
     ]:
         with pytest.raises(ConfigError, match=says):
             run(eval_, *args, "--device", "cpu")

@@ -1,11 +1,16 @@
 """``moezoo diff-moe``: its flags, and what it says to wrong ones. What it does is in ``test_diff_moe_end_to_end``."""
 
+import json
+
 import pytest
 import torch
 import yaml
 from command_line import command
 
 import moezoo
+from moezoo.data import input_options, load_dataset
+from moezoo.data.text import class_sentences, make_tokenizer
+from moezoo.eval import evaluate_text
 from moezoo.hub.single_file import save_single_file
 
 SMALL = ("--set", "embed_dim=8", "--set", "img_encoder_layers=1")
@@ -48,6 +53,9 @@ def test_the_documents_flags_are_there():
         (("--dataset", "digits", "--set", "embed_dimm=3"), "Did you mean: embed_dim"),
         (("--dataset", "digits", "--epochs", "0"), "epochs=0"),
         (("--dataset", "digits", "--config", "none.yaml"), "none.yaml"),
+        (("--dataset", "digits", "--set", "data.name=shapes"), "--dataset digits is trained and tested on 'digits'"),
+        (("--dataset", "digits.dense", "--mode", "test", "--set", "data.name=shapes"), "names 'shapes'"),
+        (("--dataset", "digits", "--mode", "test", "--checkpoint", "."), "'.' is a folder"),
         (("--dataset", "cifar10", *SMALL, "--set", "data.root=nowhere"), "cifar-10-batches-py"),
         (("--dataset", "fashion_mnist", *SMALL, "--set", "data.root=nowhere"), "FashionMNIST"),
         (("--dataset", "flickr8k", *SMALL, "--set", "data.root=nowhere"), "Flickr8k"),
@@ -74,6 +82,25 @@ def test_a_checkpoint_of_another_data_set_or_another_model_is_refused(tmp_path):
     message = refused("--dataset", "fashion_mnist.dense", *given)
     assert "dense=True was asked for, the checkpoint has False" in message
     assert not (tmp_path / "visualizations").exists()
+
+
+def test_the_saved_file_is_tested_with_sentences_of_its_language_under_a_title_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    model = moezoo.create_model("diff_moe/digits", **TINY, patch_size=8)
+    chinese = class_sentences("digits", "zh")
+    model.tokenizer = make_tokenizer([s for own in chinese for s in own], vocab_size=400, kind="bpe")
+    model.label_names = tuple(map(str, range(10)))
+    file = save_single_file(model, tmp_path / "[red]" / "one.safetensors", dataset="digits")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"viz": {"images": 2, "dpi": 30}}))
+    given = ("--config", tmp_path / "c.yaml", "--set", "training.language=zh", "--save_dir", tmp_path)
+    ended = command("diff-moe", "--dataset", "digits", "--mode", "test", "--checkpoint", file, *given)
+    assert ended.returncode == 0, ended.stderr
+    assert "[red]/one.safetensors on digits" in "".join(ended.stdout.split("\n")).replace("  ", "")
+    found = json.loads((tmp_path / "checkpoints" / "digits_test.json").read_text())["text"]
+    digits = load_dataset("digits", **input_options(model, "digits")).test
+    wanted, other = (evaluate_text(model.eval(), digits, each) for each in (chinese, class_sentences("digits")))
+    assert wanted.zero_shot != other.zero_shot
+    assert found["zero_shot"] == wanted.zero_shot
 
 
 def test_a_pickle_that_lies_where_the_checkpoint_would_be_is_named(tmp_path):

@@ -91,6 +91,7 @@ def test_mistakes_are_named():
         ((images, texts, owner[:4]), "5 texts need as many image_of_text"),
         ((images, texts, owner, ["a"]), "1 captions"),
         ((images, texts, [0, 1, 2, 3, 2]), "from 0 to 2, got 0 to 3"),
+        ((images, texts, [0.0, 1, 2, 2, 1.5]), "image_of_text must be whole numbers"),
         ((images, texts, [0, 0, 2, 2, 2]), "1 of 3 images have no text, the first is image 1"),
         ((images[0], texts, owner), r"image_features must be \(N, D\)"),
         ((images, texts[:0], []), r"text_features must be \(M, D\)"),

@@ -8,7 +8,9 @@ from text_toys import Captioner, Pairs, TwoTowers
 from torch.nn import functional as F
 
 from moezoo.data import CaptionedSplits, ImageTensors, Splits
-from moezoo.errors import ConfigError, InputError
+from moezoo.data.captioned import CaptionedImages
+from moezoo.data.items import LabelledImages
+from moezoo.errors import ConfigError, InputError, UnreadableImage
 from moezoo.eval import (
     class_prototypes,
     classification_metrics,
@@ -48,6 +50,11 @@ def test_a_class_is_the_mean_of_its_sentences_unit_vectors(model):
     with torch.no_grad():
         cosines = F.cosine_similarity(model.encode_image(images)[:, None], found[None], dim=-1)
         assert torch.allclose(zero_shot_logits(model, images, found), cosines, atol=1e-6)
+    model.moe = torch.nn.Sequential(torch.nn.Dropout(0.5), model.moe)
+    again = zero_shot_logits(model.train(), images, found)
+    assert torch.allclose(again, cosines, atol=1e-6)
+    assert not again.requires_grad
+    assert model.training
     with pytest.raises(InputError, match=r"class_sentences\[1\] must be one or more sentences, got \(\)"):
         class_prototypes(model, [("a cat",), ()])
 
@@ -126,6 +133,25 @@ def test_a_part_is_judged_as_its_kind_asks(model, data):
     assert report.captions.exact_match == 0.5
     assert passes(writer, scenes) == 1
     assert writer.options == {"num_beams": 3, "min_length": 0, "max_length": 77, "no_repeat_ngram_size": 0}
+
+
+def test_an_unreadable_file_of_a_training_part_ends_an_evaluation_by_its_name(model, data):
+    """Training passes it over; a figure over fewer images would be another figure."""
+
+    def read(item):
+        if item == 2:
+            raise UnreadableImage("c.jpg", "is empty (0 bytes)")
+        return data.images[item]
+
+    items, known = list(range(4)), {"read": read, "skip_unreadable": True}
+    labelled = LabelledImages(items, [0, 1, 2, 0], lambda image: image, **known)
+    scenes = CaptionedImages(items, [("a cat",)] * 4, lambda image: image, **known)
+    for splits in (
+        Splits("animals", labelled, labelled, labelled, NAMES, (0.5,), (0.5,)),
+        CaptionedSplits("scenes", scenes, scenes, scenes, (0.5,), (0.5,)),
+    ):
+        with pytest.raises(UnreadableImage, match=r"c\.jpg: is empty"):
+            evaluate_part(model, splits, "train")
 
 
 def test_a_model_of_another_data_set_is_an_error(model, data, caplog):

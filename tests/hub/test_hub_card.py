@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
 import moezoo
+from moezoo.data.text import train_bpe
 from moezoo.errors import ConfigError
 from moezoo.eval.routing import LayerLoad
 from moezoo.hub.card import model_card
@@ -56,6 +57,19 @@ def test_the_card_shows_routing_cost_results_and_the_dense_twin_and_its_metadata
     assert hub.count("POST", "/api/validate-yaml") == 2
     hub.put("user/other", {"README.md": model_card(content, repo_id="user/other").encode()})
     assert "hf-hub:user/other" in ModelCard.load("user/other").text
+
+
+def test_the_card_of_a_captioner_has_it_write_a_sentence(tmp_path, capsys):
+    model = moezoo.create_model("diff_moe/shapes.captioner", embed_dim=16, img_encoder_layers=1, decoder_layers=1)
+    model.tokenizer = train_bpe(["a red circle"], vocab_size=400)
+    folder = moezoo.save_pretrained(model, tmp_path)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "image-to-text"
+    code = card.text.split("```python\n")[1].split("```")[0]
+    image = tmp_path / "image.png"
+    Image.new("RGB", (64, 64)).save(image)
+    exec(code.replace("local-dir:PATH/TO/THIS/FOLDER", f"local-dir:{folder}").replace("image.jpg", str(image)), {})
+    assert capsys.readouterr().out.startswith(f"{image} ")
 
 
 def test_a_model_without_classes_gives_features_and_results_need_a_data_set():

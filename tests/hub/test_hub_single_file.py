@@ -1,6 +1,7 @@
 """A model in one file: weights for every reader of safetensors, and what else it takes for ours."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import moezoo
 from moezoo.data.text import train_bpe
 from moezoo.errors import ConfigError, InputError, MoeZooError, NonFiniteError, WeightsCorrupted, WeightsUnavailable
+from moezoo.hub.files import exclusive
 from moezoo.hub.single_file import read_single_file, save_single_file
 
 NAME = "entity_moe/digits"
@@ -89,6 +91,9 @@ def test_what_a_folder_refuses_or_leaves_out_a_file_does_too(tmp_path):
     model.reset_classifier(3)  # whose classes have no names yet
     found = read_single_file(save_single_file(model, path, dataset="digits"))
     assert (found.config.num_classes, found.label_names, found.tokenizer) == (3, None, None)
+    model.label_names = ("a", "b", "c")
+    assert read_single_file(save_single_file(model, path, dataset="digits")).label_names == ("a", "b", "c")
+    model = moezoo.create_model(NAME, num_experts=2, num_classes=3)
     model.label_names = ("a", "b")
     with pytest.raises(ConfigError, match="label_names has 2 names, the model has num_classes=3"):
         save_single_file(model, path, dataset="digits")
@@ -101,6 +106,19 @@ def test_what_a_folder_refuses_or_leaves_out_a_file_does_too(tmp_path):
     with pytest.raises(InputError, match="upcycled model"):
         save_single_file(upcycled, path, dataset="digits")
     assert read_single_file(path).config.num_classes == 3  # the older file is whole
+
+
+def test_a_save_waits_for_another_one_into_the_same_folder(model, tmp_path):
+    """They share the place for drafts, which a save of a whole model clears first."""
+    path = tmp_path / "a.safetensors"
+    with exclusive(tmp_path):
+        waiting = threading.Thread(target=save_single_file, args=(model, path), kwargs={"dataset": "digits"})
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        assert list(tmp_path.iterdir()) == []
+    waiting.join(60)
+    assert read_single_file(path).dataset == "digits"
 
 
 def test_nan_is_not_written_over_a_sound_file(model, tmp_path):

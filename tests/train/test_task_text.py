@@ -76,7 +76,7 @@ def test_the_loss_is_of_the_image_alone_and_weighted_of_image_and_sentence():
     alone, both = (
         F.cross_entropy(output[key], batch.labels, label_smoothing=0.1) for key in ("image_logits", "logits")
     )
-    assert float(task.loss(output, batch)) == pytest.approx(8 * float(alone + 0.3 * both), rel=1e-5)
+    assert task.loss(output, batch).item() == pytest.approx(8 * (alone + 0.3 * both).item(), rel=1e-5)
     assert output["contrastive_loss"] > 0
     # Labels make images of one class each other's positives, though their sentences differ.
     assert len({tuple(row) for row in batch.text.tolist()}) > 4

@@ -35,6 +35,12 @@ def test_another_model_or_data_set_than_the_files_is_refused(file):
     other = resolve_recipe(NAME, assignments=["num_experts=5"])
     with pytest.raises(ConfigError, match="num_experts=5 was asked for, the checkpoint has 3"):
         recipe_for_file(other, usual, file)
+    plain = resolve_recipe(NAME, assignments=[f"num_experts={moezoo.model_config(NAME).num_experts}"])
+    with pytest.raises(ConfigError, match="the checkpoint has 3"):  # asked for, though it is the default
+        recipe_for_file(plain, usual, file)
+    another = resolve_recipe("diff_moe/digits")
+    with pytest.raises(ConfigError, match="holds entity_moe/digits, which is no diff_moe model"):
+        recipe_for_file(another, another, file)
     elsewhere = dataclasses.replace(usual, dataset="cifar10")
     with pytest.raises(ConfigError, match="trained on the data set 'digits'; it cannot be tested on 'cifar10'"):
         recipe_for_file(elsewhere, elsewhere, file)
@@ -49,6 +55,8 @@ def test_a_missing_file_says_what_is_there_instead(file, tmp_path):
         recipe_for_file(usual, usual, tmp_path / "a_model.safetensors")
     with pytest.raises(ConfigError, match=r"'moezoo convert pth .*a_model.pth'"):
         recipe_for_file(usual, usual, tmp_path / "a_model.pth")
+    with pytest.raises(WeightsUnavailable, match=r"is a folder.*In that folder: digits_model.safetensors"):
+        recipe_for_file(usual, usual, file.parent)
     (tmp_path / "cut.safetensors").write_bytes(b"cut")
     with pytest.raises(WeightsCorrupted, match=r"cut.safetensors"):
         recipe_for_file(usual, usual, tmp_path / "cut.safetensors")

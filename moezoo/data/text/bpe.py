@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from moezoo.data.text.checks import check_text
 from moezoo.data.text.tokenizer import SPECIALS, Tokenizer
 from moezoo.errors import ConfigError, InputError
 
@@ -30,10 +31,10 @@ def train_bpe(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
         vocab_size: The most that the model can take.
 
     Raises:
-        InputError: No caption has anything in it.
+        InputError: No caption has anything in it, or one is no sentence.
         ConfigError: ``vocab_size`` is too small for the single characters.
     """
-    different = sorted({caption for caption in captions if caption.strip()})
+    different = sorted(_sentences(captions))
     if not different:
         raise InputError("captions must have at least one sentence with something in it to train a tokenizer on")
     backend, specials = _untrained(), SPECIALS["bpe"]
@@ -57,6 +58,20 @@ def train_bpe(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(backend.to_str())
     logger.info("own byte-level BPE tokenizer: %d tokens, trained on %d captions", tokenizer.vocab_size, len(different))
     return tokenizer
+
+
+def _sentences(captions: Iterable[str]) -> set[str]:
+    """The different ones that have something in them."""
+    if isinstance(captions, str):
+        raise InputError(f"captions must be sentences, got one string {captions!r:.80}")
+    found: set[str] = set()
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise InputError(f"captions must be sentences, got {caption!r:.80}")
+        check_text(caption, "a caption")
+        if caption.strip():
+            found.add(caption)
+    return found
 
 
 def _untrained() -> Backend:

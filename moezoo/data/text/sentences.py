@@ -48,12 +48,16 @@ def class_sentences(
         raise ConfigError(f"language={language!r} is not allowed.{hint} Allowed: {', '.join(LANGUAGES)}.")
     if isinstance(label_names, str):
         label_names = _names_of(label_names)
-    names = tuple(label_names)
+    names = tuple(label_names or ())
     for known, sentences in KNOWN.values():
         if names == known:
             return sentences[language]
     if names == labels.CIFAR100 and language == "zh":
         names = labels.CIFAR100_CHINESE
+    if not names:
+        raise ConfigError(
+            f"label_names={label_names!r} is not allowed: there must be one name per class, at least one."
+        )
     return _from_template(names, TEMPLATES[language])
 
 
@@ -70,13 +74,12 @@ def _names_of(dataset: str) -> tuple[str, ...]:
 
 
 def _from_template(names: Sequence[str], templates: Sequence[str]) -> Sentences:
-    if not names:
-        raise ConfigError("label_names=() is not allowed: there must be one name per class, at least one.")
     spoken = [" ".join(str(name).replace("_", " ").split()) for name in names]
     if empty := [i for i, name in enumerate(spoken) if not name]:
         raise ConfigError(f"label_names[{empty[0]}]={names[empty[0]]!r} is not allowed: a class needs a name.")
-    if twins := [name for i, name in enumerate(spoken) if name in spoken[:i]]:
-        raise ConfigError(f"two classes are called {twins[0]!r}; their sentences would be the same.")
+    lower = [name.lower() for name in spoken]  # as tokenizers read them
+    if twins := [spoken[i] for i, name in enumerate(lower) if name in lower[:i]]:
+        raise ConfigError(f"two classes are called {twins[0]!r}, letter case aside; their sentences would be the same.")
     return tuple(tuple(template.format(a=_article(name), name=name) for template in templates) for name in spoken)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Tokenizer as Backend
 
+from moezoo.data.text.checks import check_text
 from moezoo.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Tokenizer:
             (B, L) int64 ids, and (B, L) bool that is true where a token is, false where padding is.
 
         Raises:
-            InputError: ``texts`` is empty or one string, or a sentence is none or has nothing in it.
+            InputError: ``texts`` is empty or one string, or a sentence is none, has nothing in it or is no Unicode.
             ConfigError: ``max_len`` is too small.
         """
         import torch
@@ -83,12 +84,13 @@ class Tokenizer:
         """:meth:`encode` as plain lists of unequal lengths, without padding."""
         if max_len < SHORTEST:
             raise ConfigError(f"max_len={max_len!r} is not allowed: it must be at least {SHORTEST}.")
-        if isinstance(texts, str) or not len(texts):
+        if isinstance(texts, str) or not hasattr(texts, "__len__") or not len(texts):
             raise InputError(f"texts must be a sequence of one or more sentences, got {texts!r:.80}")
         rows = []
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"texts[{i}] must be a sentence with something in it, got {text!r:.80}")
+            check_text(text, f"texts[{i}]")
             # One by one: the library's own batches start threads, which forked workers warn about.
             body = self._backend.encode(text, add_special_tokens=False).ids
             if (lost := len(body) + 2 - max_len) > 0:
@@ -97,8 +99,16 @@ class Tokenizer:
         return rows
 
     def decode(self, ids: Tensor | Iterable[Iterable[int]]) -> list[str]:
-        """Sentences of (B, L) ids: what stands after the beginning and before the first end, without special tokens."""
-        rows: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        """Sentences of (B, L) ids: what stands after the beginning and before the first end, without special tokens.
+
+        Ids of no token are passed over: a model's vocabulary may have room for more than there are.
+
+        Raises:
+            InputError: ``ids`` is one row.
+        """
+        rows: Any = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        if any(isinstance(row, int) for row in rows):
+            raise InputError(f"ids must be (B, L), rows of ids, got {rows!r:.80}")
         return [self._decode(list(row)) for row in rows]
 
     def count(self, text: str) -> int:
@@ -132,7 +142,7 @@ class Tokenizer:
         if self.eos_id in row:
             row = row[: row.index(self.eos_id)]
         special = {self.pad_id, self.bos_id, self.eos_id, self.unk_id}
-        kept = [i for i in row if i not in special]
+        kept = [i for i in row if i not in special and 0 <= i < self.vocab_size]
         text = self._backend.decode(kept) if kept else ""
         return (text.replace(WORD_END, " ") if self.kind == "clip" else text).strip()
 

@@ -94,8 +94,7 @@ class MoECaptioner(ImagePath):
         own = {name: getattr(self.tokenizer, name) for name in SPECIAL} if self.tokenizer is not None else SPECIAL
         checked = generation_options(**{**own, **options}).within(self.config.max_text_len)
         with evaluating(self):
-            encoded = isinstance(images, Tensor) and images.dim() == 3 and images.shape[2] == self.embed_dim
-            tokens = images if encoded else self.encode_image(images)
+            tokens = images if self._encoded(images) else self.encode_image(images)
             steps = Steps(self.decoder, tokens, checked.num_beams, getattr(self.tokenizer, "vocab_size", None))
             return generate(
                 steps, len(tokens), checked, device=tokens.device, reorder=steps.reorder, generator=generator
@@ -138,6 +137,13 @@ class MoECaptioner(ImagePath):
     def key_geometry(self) -> tuple[tuple[int, int], int]:
         """For pictures of where words look: the grid of the image tokens last seen, and how many stand before it."""
         return self.img_encoder.grid, self.num_prefix_tokens
+
+    def _encoded(self, images: Any) -> bool:
+        """Whether they are tokens already. What may as well be one image that lacks its batch is none, but refused."""
+        if not isinstance(images, Tensor) or images.dim() != 3:
+            return False
+        one = (self.patch_embed.proj.in_channels, *self.patch_embed.img_size)
+        return images.shape[2] == self.embed_dim and tuple(images.shape) != one
 
     def _ids(self, batch: int, text: Tensor | None, mask: Tensor | None, device: torch.device) -> Tensor:
         if text is None:

@@ -75,7 +75,7 @@ def diff_moe_digits() -> DiffMoEConfig:
     )
 
 
-@register_model(variants={**DENSE, "captioner": {"captioner": True, "decoder_layers": 3}})
+@register_model(variants={**DENSE, "captioner": {"captioner": True, "decoder_layers": 2}})
 def diff_moe_shapes() -> DiffMoEConfig:
     """The generated coloured shapes, 64 x 64, and their sentences; two encoders, as of Flickr8k."""
     return DiffMoEConfig(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import moezoo
 from moezoo.backbones.attention import record_attention
 from moezoo.config import override
-from moezoo.errors import ConfigError, InputError
+from moezoo.errors import ConfigError, InputError, NonFiniteError
 from moezoo.models.diff_moe import DiffMoEConfig, MoECaptioner, build
 from moezoo.moe import MoELayer
 
@@ -208,6 +208,12 @@ def test_bad_input_is_refused(model):
     for wrong in (images[0], images[:, :, :8], "images"):
         with pytest.raises(InputError, match="images must be"):
             model.generate(wrong)
+    alike = captioner(embed_dim=16)  # one image without a batch has the shape of three images' features here
+    with pytest.raises(InputError, match=r"images must be .*batch, 3, 16, 16"):
+        alike.generate(images[0])
+    assert len(alike.generate(alike.encode_image(images[:2])).generated_ids) == 2
+    with pytest.raises(NonFiniteError, match="images"):
+        model.generate(images * float("nan"))
     with pytest.raises(ConfigError, match="num_beam"):
         model.generate(images, num_beam=3)
     with pytest.raises(ConfigError, match=r"model\.tokenizer"):

@@ -71,7 +71,9 @@ class NextTokens:
             )
         logits = logits.float().masked_fill(~live[:, None], 0.0)
         if (logits.isnan() | logits.isposinf()).any():
-            raise NonFiniteError("the logits of the next token are NaN or infinite: the model's weights are damaged.")
+            raise NonFiniteError(
+                "the logits of the next token are NaN or infinite: the images or the model's weights are."
+            )
         log_probs = _through(self._penalty, ids, logits).log_softmax(-1)
         allowed = ever = _through(self._never, ids, log_probs)
         for bans in (self._length, [*self._length, *self._ngram]):
