@@ -235,22 +235,21 @@ def memory_table(data: dict[str, Any]) -> str:
 
 def saved_table(data: dict[str, Any]) -> str:
     """What a step kept for its backward pass, and the most memory it held."""
-    first = next((row for row in data["rows"] if "failed" not in row), None)
 
     def cells(row: dict[str, Any]) -> list[str]:
         if "failed" in row:
             return ["", "", row["failed"]]
         return [_millions(row), f"{row['saved_mib']:.0f} MiB", f"{row['peak_gib']:.1f} GiB"]
 
-    kept = [row for row in data["rows"] if "failed" not in row]
     text = _markdown(
         [data["title"], "parameters", "saved for backward", "peak memory"],
         [[row["case"], *cells(row)] for row in data["rows"]],
         right=3,
     )
-    if first is None or len(kept) < 2:
+    pair = data["rows"][:2]  # the same model with and without recomputing
+    if len(pair) < 2 or any("failed" in row for row in pair):
         return text
-    return f"{text}\n\nKept by recomputing: {first['saved_mib'] / kept[1]['saved_mib']:.2f} x the bytes."
+    return f"{text}\n\nKept by recomputing: {pair[0]['saved_mib'] / pair[1]['saved_mib']:.2f} x the bytes."
 
 
 SCORES = {

@@ -122,6 +122,8 @@ def test_steps_memory_and_leakage_have_their_tables():
     assert "| b | 2.0 M | 100 MiB | 2.0 GiB |" in table
     assert "| c |  |  | failed (137) |" in table
     assert table.endswith("0.30 x the bytes.")
+    table = cards.saved_table({"title": "a step", "rows": [rows[0], rows[2], rows[1]]})
+    assert "x the bytes" not in table  # what is not recomputed was not measured, and the third is of another model
     rows = [{"images": "2000 images of noise", "image_only": 0.1, "zero_shot": 0.099, "label_text_upper_bound": 1.0}]
     table = cards.leakage_table({"model": "diff_moe/digits", "chance": 0.1, "rows": rows})
     assert table.splitlines()[-1] == "| 2000 images of noise | 10.00% | 9.90% | 100.00% |"
