@@ -155,8 +155,10 @@ def label_text_logits(
 
     The answer is in the question: what these logits get right is an upper bound, never an accuracy.
     """
-    told = [class_sentences[label][0] for label in labels.tolist()]
-    return checked_logits(model, model(placed(model, images), *text_of(model, told)), len(images))
+    images = placed(model, images)
+    labels = labels.to(images.device)
+    told = (each[labels] for each in text_of(model, [own[0] for own in class_sentences]))
+    return checked_logits(model, model(images, *told), len(images))
 
 
 def _features(output: Any, method: str, expected: int) -> Tensor:

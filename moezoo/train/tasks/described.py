@@ -12,8 +12,8 @@ from moezoo.data import Splits
 from moezoo.data.text import class_sentences
 from moezoo.errors import ConfigError
 from moezoo.eval import Evaluation, LayerLoad, classification_metrics
-from moezoo.eval.answers import checked_logits, logits_in, placed
-from moezoo.eval.reading import class_prototypes, reads_text, zero_shot_logits
+from moezoo.eval.answers import logits_in
+from moezoo.eval.reading import class_prototypes, label_text_logits, reads_text, zero_shot_logits
 from moezoo.eval.text_report import text_report
 from moezoo.train.config import TrainingConfig
 from moezoo.train.digest import digest
@@ -86,13 +86,10 @@ class DescribedClassification(Classification):
 
     def final(self, model: nn.Module) -> Callable[[Labelled], Columns]:
         prototypes = class_prototypes(model, self.sentences)
-        text, mask = self.words.padded([own[0] for own in self.rows])
 
         def ask(content: Labelled) -> Columns:
-            images = placed(model, content.images)
-            told = (each.to(images.device)[content.labels.to(images.device)] for each in (text, mask))
-            with_label = checked_logits(model, model(images, *told), len(images))
-            return zero_shot_logits(model, images, prototypes), with_label
+            nearest = zero_shot_logits(model, content.images, prototypes)
+            return nearest, label_text_logits(model, content.images, content.labels, self.sentences)
 
         return ask
 
