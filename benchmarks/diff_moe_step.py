@@ -72,9 +72,7 @@ def main(
     asked += [] if threads is None else ["--threads", str(threads)]
     asked += [] if seed == 0 else ["--seed", str(seed)]
     command = " ".join(["python benchmarks/diff_moe_step.py", *asked, *(f"--set {pair}" for pair in set_ or [])])
-    timed = timings(build(model, seed, overrides), Step.of(model, batch, seed, overrides), rounds, seed, console)
-    path = store("diff_moe_step", "step", folder=out, command=command, model=model, batch=batch, **timed)
-    console.print(Markdown(step_table(json.loads(path.read_text(encoding="utf-8")))))
+    # Memory first, while this process is small: the three models of the timings need most of a small machine's.
     rows = []
     for name in MEMORY:
         here = ["--model", model, "--batch", str(batch), "--seed", str(seed), "--case", name]
@@ -84,6 +82,9 @@ def main(
         failed = {"failed": f"failed ({done.returncode})"}
         rows.append({"case": name, **(failed if done.returncode else json.loads(done.stdout.splitlines()[-1]))})
         console.print(rows[-1])
+    timed = timings(build(model, seed, overrides), Step.of(model, batch, seed, overrides), rounds, seed, console)
+    path = store("diff_moe_step", "step", folder=out, command=command, model=model, batch=batch, **timed)
+    console.print(Markdown(step_table(json.loads(path.read_text(encoding="utf-8")))))
     title = f"`{model}`, one step of {batch} images"
     written = store("diff_moe_memory", "saved", folder=out, command=command, title=title, rows=rows)
     console.print(f"written: {path}, {written}; python benchmarks/cards.py fills the documents", soft_wrap=True)
