@@ -69,10 +69,13 @@ class Tokenizer:
             InputError: ``texts`` is empty or one string, or a sentence is none, has nothing in it or is no Unicode.
             ConfigError: ``max_len`` is too small.
         """
+        return self.pad(self.encode_ids(texts, max_len), max_len if pad_to_max_len else None)
+
+    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+        """What :meth:`encode` gives of sentences that are ids already; ``length`` is by default the longest one's."""
         import torch
 
-        rows = self.encode_ids(texts, max_len)
-        length = max_len if pad_to_max_len else max(map(len, rows))
+        length = max(map(len, rows)) if length is None else length
         ids = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(rows), length), dtype=torch.bool)
         for i, row in enumerate(rows):

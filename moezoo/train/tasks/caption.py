@@ -64,7 +64,7 @@ class Captioning(CaptionedTask):
         return (losses.sum(1) / real.sum(1).clamp(min=1)).sum()
 
     def held_out(self, items: Sequence[Any]) -> Referenced:
-        text, mask = self.words.padded([self.words.ids(own[0]) for _, own in items])
+        text, mask = self.words.tokenizer.pad([self.words.ids(own[0]) for _, own in items])
         return Referenced(torch.stack([image for image, _ in items]), text, mask, [own for _, own in items])
 
     def answer(self, model: nn.Module, content: Referenced) -> Columns:

@@ -59,7 +59,7 @@ class CaptionedTask(Task):
 
     def collate(self, items: Sequence[Any]) -> Captioned:
         images, rows = zip(*items, strict=True)
-        return Captioned(torch.stack(images), *self.words.padded(rows))
+        return Captioned(torch.stack(images), *self.words.tokenizer.pad(rows))
 
     def forward(self, module: nn.Module, content: Captioned) -> Any:
         return module(content.images, content.text, content.mask)

@@ -68,7 +68,7 @@ class DescribedClassification(Classification):
 
     def collate(self, items: Sequence[Any]) -> Any:
         images, labels, rows = zip(*items, strict=True)
-        text, mask = self.words.padded(rows)
+        text, mask = self.words.tokenizer.pad(rows)
         plain = super().collate(list(zip(images, labels, strict=True)))
         return Described(plain.images, plain.labels, text, mask)
 

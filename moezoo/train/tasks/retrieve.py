@@ -60,7 +60,7 @@ class Retrieval(CaptionedTask):
 
     def held_out(self, items: Sequence[Any]) -> Pairs:
         captions = [sentence for _, own in items for sentence in own]
-        text, mask = self.words.padded([self.words.ids(sentence) for sentence in captions])
+        text, mask = self.words.tokenizer.pad([self.words.ids(sentence) for sentence in captions])
         counts = torch.tensor([len(own) for _, own in items])
         return Pairs(torch.stack([image for image, _ in items]), text, mask, counts, captions)
 

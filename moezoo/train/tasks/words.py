@@ -1,11 +1,10 @@
-"""What the tasks with text share: a tokenizer that fits the model, and sentences as padded ids."""
+"""What the tasks with text share: a tokenizer that fits the model, and what it makes of sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from moezoo.data.text import make_tokenizer
@@ -45,16 +44,6 @@ class Words:
 
     def ids(self, sentence: str) -> list[int]:
         return self.tokenizer.encode_ids([sentence], self.longest)[0]
-
-    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """(B, L) int64 and (B, L) bool, true where a token is; L is the longest row's."""
-        length = max(map(len, rows))
-        text = torch.full((len(rows), length), self.tokenizer.pad_id, dtype=torch.int64)
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            text[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = True
-        return text, mask
 
     def facts(self) -> dict[str, Any]:
         return {"tokenizer": digest(self.tokenizer.to_json())}
