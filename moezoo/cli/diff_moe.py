@@ -147,28 +147,14 @@ def _look(recipe: Recipe, run: TrainedRun | None, file: Path, save_dir: Path, mo
 
 def _test(recipe: Recipe, file: Path, console: Console) -> tuple[Any, Any, Evaluation]:
     """Model, data set and what the test images say of the saved file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from moezoo.cli.judging import judge_test
     from moezoo.cli.report import print_report
-    from moezoo.eval import evaluate_part
-    from moezoo.eval.part import check_belongs, passes, sentences_for
+    from moezoo.eval.part import check_belongs
     from moezoo.train import create_for, find_device
 
     model, splits = create_for(recipe, checkpoint=file)
     check_belongs(model, splits)
     model.to(find_device(recipe.training.device))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task("test", total=passes(model, splits) * len(splits.test))  # type: ignore[arg-type]
-        report = evaluate_part(
-            model,
-            splits,
-            batch_size=2 * recipe.training.batch_size,
-            num_workers=recipe.training.num_workers,
-            sentences=sentences_for(model, splits, recipe.training.language),
-            progress=lambda images: bar.advance(task, images),
-        )
+    report = judge_test(model, splits, recipe)
     print_report(console, report, f"{file} on {splits.name}, test images")
     return model, splits, report

@@ -22,12 +22,10 @@ def viz(
     classes it gets, attention, which words look where, the confusion matrix; of a run's folder also its training.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from moezoo.cli.judging import judge_test
     from moezoo.cli.scores import print_test
-    from moezoo.data import Splits
-    from moezoo.data.text import class_sentences
-    from moezoo.eval.part import check_belongs, evaluate_part, passes
+    from moezoo.eval.part import check_belongs
     from moezoo.names import is_stored_name
     from moezoo.train import create_for, find_device, probe_folder, resolve_recipe
     from moezoo.viz import evaluation_pictures, history_figures, model_figures, read_history, save_figures
@@ -44,21 +42,8 @@ def viz(
     figures = model_figures(model, splits, images=viz.images, layer=viz.layer, language=recipe.training.language)
     if "routing" not in figures:
         console.print("The model has no MoE layer whose tokens lie on the image: there is no routing to draw.")
-    language = recipe.training.language
-    sentences = class_sentences(splits.label_names, language) if isinstance(splits, Splits) else None
     run = Path(name.removeprefix("local-dir:")).expanduser() if name.startswith("local-dir:") else None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task("test images", total=passes(model, splits) * len(splits.test))  # type: ignore[arg-type]
-        report = evaluate_part(
-            model,
-            splits,
-            batch_size=2 * recipe.training.batch_size,
-            num_workers=recipe.training.num_workers,
-            sentences=sentences,
-            progress=lambda images: bar.advance(task, images),
-        )
+    report = judge_test(model, splits, recipe)
     pictures = evaluation_pictures(report, folder, title="Confusion on the test images", dpi=viz.dpi)
     if run is not None:
         figures |= history_figures(run.name, read_history(run), run)
