@@ -17,7 +17,7 @@ from moezoo.measure.formulas import FORMULAS
 from moezoo.moe.flops import FLOP_FORMULAS
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.modes import evaluating
-from moezoo.moe.record import record_routing
+from moezoo.moe.record import RoutingRecord, record_routing
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def flops(model: nn.Module, input: Any) -> Flops:
         InputError: The input is on the meta device and the model is not.
         MoeZooError: A part with MoE layers is compiled on its own, where nothing can be seen.
     """
+    return flops_and_routings(model, input)[0]
+
+
+def flops_and_routings(model: nn.Module, input: Any) -> tuple[Flops, list[RoutingRecord]]:
+    """:func:`flops`, and the routings of the one forward pass that was counted."""
     model = getattr(model, "_orig_mod", model)
     input = fit_input(model, input)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MoELayer)}
@@ -66,11 +71,8 @@ def flops(model: nn.Module, input: Any) -> Flops:
     inside = sum(by_module[name] for name in layers)
     formula = sum(layers[record.name].flops(record.routing) for record in records)
     by_module[""] = executed
-    return Flops(
-        executed=executed,
-        analytic=executed - inside + formula,
-        by_module={name: count for name, count in by_module.items() if count},
-    )
+    used = {name: count for name, count in by_module.items() if count}
+    return Flops(executed=executed, analytic=executed - inside + formula, by_module=used), records
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from moezoo.moe import losses
 from moezoo.moe.aux import aux_loss, collect_aux
 from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
+from moezoo.moe.dial import set_budget, set_progress, set_threshold
 from moezoo.moe.experts import register_experts
 from moezoo.moe.experts.per_expert import stack, unstack
 from moezoo.moe.layer import MoELayer
@@ -35,6 +36,9 @@ __all__ = [
     "repack",
     "set_aux_scale",
     "set_balance_scope",
+    "set_budget",
+    "set_progress",
+    "set_threshold",
     "stack",
     "set_packing",
     "step_routers",

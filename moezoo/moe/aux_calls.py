@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError
+from moezoo.moe.arguments import check_arguments
 from moezoo.moe.attach import Switch, attach_loss
 from moezoo.moe.checks import check_choice, check_positive
 from moezoo.moe.losses import AUX_LOSSES
@@ -32,11 +35,34 @@ def check_aux_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
     }
 
 
+def check_aux_args(
+    args: Mapping[str, Mapping[str, Any]] | None, weights: Mapping[str, float], num_experts: int
+) -> dict[str, dict[str, Any]]:
+    """``args`` by kind of loss, each tried on a routing of one token, to be refused here and not in training."""
+    if not isinstance(args, (Mapping, type(None))):
+        raise ConfigError(f"aux_args={args!r} is not allowed: it must map kinds of loss to their arguments.")
+    checked = {}
+    for kind, own in (args or {}).items():
+        loss = AUX_LOSSES[check_choice("aux_args", kind, weights)]
+        allowed = [name for name in inspect.signature(loss).parameters if name not in ("routing", "progress")]
+        checked[kind] = check_arguments(f"aux_args[{kind!r}]", f"loss {kind!r}", own, allowed)
+        loss(Routing.from_logits(torch.zeros(1, num_experts), 1), **checked[kind])
+    return checked
+
+
 class AuxCalls:
     """The auxiliary losses of one layer's calls. Copies and pickles carry the settings, never the graph."""
 
-    def __init__(self, weights: dict[str, float], mode: str = "collected", reduction: str = "mean"):
+    def __init__(
+        self,
+        weights: dict[str, float],
+        mode: str = "collected",
+        reduction: str = "mean",
+        args: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
         self.weights = weights
+        self.args = dict(args or {})
+        """By kind, the arguments of its loss beside the routing."""
         self.reduction = check_choice("layer_reduction", reduction, REDUCTIONS)
         """How the layers' losses of a kind become one: the mean over all calls, or the sum over the layers."""
         self.attached = check_choice("aux_loss", mode, MODES) == "attached"
@@ -44,6 +70,8 @@ class AuxCalls:
         """Attached: by how much each kind is divided, for the mean over the layers; 1 for a kind not named."""
         self.scale: float | Callable[[], float] = 1.0
         """Attached: the factor of the gradient."""
+        self.progress = 1.0
+        """How far training is, for losses with a schedule: see :func:`moezoo.moe.set_progress`."""
         self.switch = Switch()
         """Attached: what :func:`silence` turns off."""
         self.calls: list[dict[str, Tensor]] = []
@@ -96,11 +124,18 @@ class AuxCalls:
         return attach_loss(output, scale * torch.stack(terms).sum(), switch)
 
     def _terms(self, routing: Routing) -> dict[str, Tensor]:
-        terms = {kind: AUX_LOSSES[kind](routing) for kind, weight in self.weights.items() if weight or self.report}
+        terms = {kind: self._loss(kind, routing) for kind, weight in self.weights.items() if weight or self.report}
         return terms if routing.penalty is None else {**terms, PENALTY: routing.penalty}
 
+    def _loss(self, kind: str, routing: Routing) -> Tensor:
+        args = self.args.get(kind, {})
+        if args.get("anneal"):  # without a schedule a compiled layer need not look how far training is
+            args = {**args, "progress": self.progress}
+        return AUX_LOSSES[kind](routing, **args)
+
     def __getstate__(self) -> dict:
-        fresh = AuxCalls(self.weights, reduction=self.reduction)
+        fresh = AuxCalls(self.weights, reduction=self.reduction, args=self.args)
+        fresh.progress = self.progress
         fresh.attached, fresh.layers, fresh.report = self.attached, self.layers, self.report
         fresh.scale = 1.0 if callable(self.scale) else self.scale
         return fresh.__dict__

@@ -80,6 +80,9 @@ class Routing:
     slots: Slots | None = None
     """What is computed instead of the assignments, where tokens are mixed; the assignments then tell how much of a
     token's result comes from each expert."""
+    soft_choice: Tensor | None = None
+    """(T, E) a smooth stand-in for the choice, a token's summing to one: what losses that price the choice borrow their
+    slope from. ``None``: they have the weights, or the forward ran without gradients."""
     ranks: Ranks | None = None
     """The processes whose tokens the losses measure together with these; ``None`` for these alone."""
 

@@ -10,7 +10,14 @@ from moezoo.moe import MoELayer
 from moezoo.moe.routers import routers
 
 NAMES = list(routers)
-ARGS = {"group_limited": {"num_groups": 2}, "hash": {"key": "token_type"}, "top_p": {"p": 0.5}}
+ARGS = {
+    "group_limited": {"num_groups": 2},
+    "hash": {"key": "token_type"},
+    "score_threshold": {"own_score": True},
+    "top_p": {"p": 0.5},
+}
+SPLIT = {"fixed_cells", "random_fraction", "score_threshold"}
+"""Between two experts, which tracing may both reach."""
 BY_TYPE = {"hash", "modality"}
 ALL_EXPERTS = {"dense_softmax", "expert_choice", "soft"}
 """Whatever is traced, every expert computes."""
@@ -43,7 +50,10 @@ class Typed(nn.Module):
 def build(router: str, **args) -> nn.Module:
     """A layer with spread weights: routers start near zero, where mistakes hide."""
     top_k = 6 if router in ("dense_softmax", "soft") else 2
-    layer = MoELayer(8, num_experts=6, top_k=top_k, router=router, router_args=ARGS.get(router), hidden_dim=5, **args)
+    experts, top_k = (2, 1) if router in SPLIT else (6, top_k)
+    layer = MoELayer(
+        8, num_experts=experts, top_k=top_k, router=router, router_args=ARGS.get(router), hidden_dim=5, **args
+    )
     with torch.no_grad():
         for p in layer.parameters():
             p.copy_(torch.randn_like(p))
@@ -52,10 +62,10 @@ def build(router: str, **args) -> nn.Module:
 
 def check(model, path, format, router):
     exported = export_model(model, path / f"layer.{format}", format=format, input_size=(5, 8))
-    assert exported.parity.pairs == 6
+    assert exported.parity.pairs == (2 if router in SPLIT else 6)
     if router in ALL_EXPERTS:
         assert exported.parity.pairs_traced == 6
-    elif router not in BY_POSITION:
+    elif router not in BY_POSITION | SPLIT:
         assert exported.parity.pairs_new > 0
     run, model = FORMATS[format].load(exported.file), model.eval()
     for batch in (1, 2, 7):

@@ -33,7 +33,7 @@ KIND = {"unequal": "mixed"}
 
 def build(router: str, expert: str, path: str = "loop", num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
     """A layer in float64 with spread weights, or a ``ConfigError``."""
-    top_k, router_args = fitting(router, num_experts, top_k, {})
+    num_experts, top_k, router_args = fitting(router, num_experts, top_k, {})
     kind = KIND.get(expert, expert)
     own = EXPERTS[expert](num_experts)
     layer = MoELayer(

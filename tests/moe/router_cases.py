@@ -15,6 +15,7 @@ CASES: dict[str, dict[str, Any]] = {
     "cosine": {"projection_dim": 3},
     "dense_softmax": {"temperature": 0.7},
     "expert_choice": {},
+    "fixed_cells": {"cells": [0], "fraction": 0.5},
     "group_limited": {"num_groups": 2},
     "hash": {},
     "hash_types": {"key": "token_type"},
@@ -23,7 +24,9 @@ CASES: dict[str, dict[str, Any]] = {
     "noisy_topk": {},
     "per_image": {},
     "random": {},
+    "random_fraction": {"fraction": 0.5},
     "relu": {},
+    "score_threshold": {"own_score": True},
     "shazeer_topk": {},
     "sigmoid_bias": {"route_scale": 1.5},
     "soft": {"num_slots": 2},
@@ -32,16 +35,18 @@ CASES: dict[str, dict[str, Any]] = {
     "top_p": {"p": 0.5},
 }
 NAMES = sorted(CASES)
-FIXED = {"hash", "hash_types", "modality", "random"}
+SPLIT = {"fixed_cells", "random_fraction", "score_threshold"}
+"""Between two experts, always; a token has one of them."""
+FIXED = {"fixed_cells", "hash", "hash_types", "modality", "random", "random_fraction"}
 """Without parameters."""
-BY_POSITION = {"hash", "random"}
+BY_POSITION = {"fixed_cells", "hash", "random", "random_fraction"}
 """A token's experts go by its place, so that moving it moves them."""
 DYNAMIC = {"relu", "threshold", "top_p"}
 """The number of a token's experts varies."""
 MIXING = {"soft"}
 """Experts compute mixtures of a sample's tokens, not tokens; all of them, without a capacity."""
-NO_DENSE_LIMIT = {"relu", "threshold"} | MIXING
-"""With K = E they are no mixture weighted by ``probs``."""
+NO_DENSE_LIMIT = {"relu", "threshold"} | MIXING | SPLIT
+"""With K = E they are no mixture weighted by ``probs``, or K is never E."""
 BY_SAMPLE = {"expert_choice", "per_image"} | MIXING
 """A token's result depends on the others of its sample."""
 
@@ -50,8 +55,10 @@ def registered(name: str) -> str:
     return "hash" if name == "hash_types" else name
 
 
-def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """``top_k`` and the router's arguments, ``own`` among them, as a router of this kind and size takes them."""
+def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tuple[int, int, dict[str, Any]]:
+    """Experts, ``top_k`` and the router's arguments, ``own`` among them, as a router of this kind takes them."""
+    if name in SPLIT:
+        num_experts, top_k = 2, 1
     router_args = {**CASES[name], **own}
     if name == "group_limited" and (num_experts % 2 or top_k > num_experts // 2):
         router_args["num_groups"] = 1
@@ -61,14 +68,14 @@ def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tup
         top_k = 1
     if name == "modality" and num_experts % top_k:
         router_args.setdefault("experts_of_type", [tuple(range(top_k)), num_experts - 1])
-    return top_k, router_args
+    return num_experts, top_k, router_args
 
 
 def build(name: str, dim: int = 4, num_experts: int = 4, top_k: int = 2, **args: Any) -> MoELayer:
     """A layer in float64 with spread weights: routers start near zero, where mistakes hide."""
     if name in MIXING:
         args.pop("capacity_factor", None)
-    top_k, router_args = fitting(name, num_experts, top_k, args.pop("router_args", {}))
+    num_experts, top_k, router_args = fitting(name, num_experts, top_k, args.pop("router_args", {}))
     layer = MoELayer(
         dim,
         num_experts=num_experts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,33 @@ class AssignmentPlan(Plan):
         return sum_rows(y_ND, self.weight.to(y_ND.dtype), self.token_index, self.bags)
 
 
+@dataclass(frozen=True)
+class OneEachPlan(AssignmentPlan):
+    """Every token has exactly one row: sorting permutes them, or leaves them alone where one expert has them all."""
+
+    unweighted: bool
+    """Whether every weight is 1."""
+
+    @cached_property
+    def sorted_already(self) -> bool:
+        """Whether all rows are one expert's, and so in the order of the tokens."""
+        return max(self.sizes) == self.num_tokens
+
+    def gather(self, x_TD: Tensor) -> Tensor:
+        """(N, D): each expert's rows, one expert after the other; ``x_TD`` itself where they are so already."""
+        return x_TD if self.sorted_already else x_TD.index_select(0, self.token_index)
+
+    def combine(self, y_ND: Tensor) -> Tensor:
+        """(T, D): every token's row times its weight."""
+        # With gradients a weight of 1 may have a slope nonetheless.
+        if torch.is_grad_enabled() or not self.unweighted:
+            y_ND = y_ND * self.weight.to(y_ND.dtype)[:, None]
+        if self.sorted_already:
+            return y_ND
+        place_N = torch.arange(self.num_tokens, device=self.token_index.device)
+        return y_ND.index_select(0, torch.empty_like(place_N).scatter_(0, self.token_index, place_N))
+
+
 def make_plan(routing: Routing, path: str) -> Plan:
     """Sort ``routing`` by expert, stably, so that equal inputs give equal sums.
 
@@ -61,17 +89,36 @@ def make_plan(routing: Routing, path: str) -> Plan:
     counts_E = torch.zeros(E + 1, dtype=torch.int64, device=key_N.device).scatter_add(0, key_N, torch.ones_like(key_N))[
         :E
     ]
+    in_order = unweighted = False
     if not static:
-        kept = int(counts_E.sum())
+        facts = counts_E
+        if path == "loop" and len(key_N) == routing.num_tokens:
+            facts = torch.cat([counts_E, _one_each(routing)])
+        sizes = facts.tolist()  # the one wait for the device
+        if len(sizes) > E:
+            *sizes, in_order, unweighted = sizes
+        kept = sum(sizes)
         key_N, order_N = key_N[:kept], order_N[:kept]
     weight_N = routing.weight.index_select(0, order_N)
     if static:
         weight_N = torch.where(key_N < E, weight_N, 0.0)
-    return AssignmentPlan(
-        token_index=routing.token_index.index_select(0, order_N),
-        expert_index=key_N.clamp(max=E - 1),
-        weight=weight_N,
-        counts=counts_E,
-        num_tokens=routing.num_tokens,
-        path=path,
-    )
+    fields: dict[str, Any] = {
+        "token_index": routing.token_index.index_select(0, order_N),
+        "expert_index": key_N.clamp(max=E - 1),
+        "weight": weight_N,
+        "counts": counts_E,
+        "num_tokens": routing.num_tokens,
+        "path": path,
+    }
+    if static:
+        return AssignmentPlan(**fields)
+    one_each = in_order and kept == routing.num_tokens > 0
+    plan = OneEachPlan(**fields, unweighted=bool(unweighted)) if one_each else AssignmentPlan(**fields)
+    plan.__dict__["sizes"] = sizes  # which it would wait for again
+    return plan
+
+
+def _one_each(routing: Routing) -> Tensor:
+    """(2,) int64: whether the tokens of the assignments are 0, 1, 2, …, and whether every weight is 1."""
+    index_N = torch.arange(len(routing.token_index), device=routing.token_index.device)
+    return torch.stack([(routing.token_index == index_N).all(), (routing.weight.detach() == 1).all()]).to(torch.int64)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from moezoo.errors import ConfigError
 from moezoo.moe.arguments import check_arguments, own_arguments
-from moezoo.moe.experts.base import Experts
+from moezoo.moe.experts.base import Experts, RowSource
 from moezoo.moe.experts.shared import SharedExperts
 from moezoo.moe.experts.stacked import StackedGLU, StackedMLP
 from moezoo.parts import Registry
@@ -42,6 +43,7 @@ def build_experts(
     hidden_dim: int,
     num_experts: int,
     *,
+    out_dim: int | None = None,
     expert_args: Mapping[str, Any] | None = None,
     **shared: Any,
 ) -> Experts:
@@ -52,8 +54,25 @@ def build_experts(
         ConfigError: ``expert_args`` names an argument that these experts do not have, or a value is out of range.
     """
     cls = experts.get(name)
-    own = check_arguments("expert_args", f"experts {name!r}", expert_args, own_arguments(cls, _GIVEN))
+    arguments = own_arguments(cls, _GIVEN)
+    own = check_arguments("expert_args", f"experts {name!r}", expert_args, arguments)
+    if out_dim is not None:
+        if "out_dim" not in arguments and out_dim != dim:
+            raise ConfigError(f"out_dim={out_dim!r} is not allowed with expert={name!r}, which gives width {dim}.")
+        if own.get("out_dim", out_dim) != out_dim:
+            raise ConfigError(f"out_dim={out_dim!r} is not allowed with expert_args out_dim={own['out_dim']!r}.")
+        if "out_dim" in arguments:
+            own["out_dim"] = out_dim
     return cls(dim, hidden_dim, num_experts, **shared, **own)
 
 
-__all__ = ["Experts", "SharedExperts", "StackedGLU", "StackedMLP", "build_experts", "experts", "register_experts"]
+__all__ = [
+    "Experts",
+    "RowSource",
+    "SharedExperts",
+    "StackedGLU",
+    "StackedMLP",
+    "build_experts",
+    "experts",
+    "register_experts",
+]

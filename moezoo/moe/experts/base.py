@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from moezoo.errors import InputError
 from moezoo.moe.checks import check_int
 from moezoo.moe.dispatch.plan import STATIC_PATHS, Plan
 from moezoo.moe.types import Routing, has_values
+
+RowSource = Callable[[Tensor | None], Tensor]
+"""(n,) token indices to (n, …) rows; ``None`` asks for the rows of all tokens, in their order."""
 
 
 class Experts(nn.Module, ABC):
@@ -32,6 +36,11 @@ class Experts(nn.Module, ABC):
         self.hidden_dim = check_int("hidden_dim", hidden_dim, low=1)
         self.num_experts = check_int("num_experts", num_experts, low=1)
 
+    @property
+    def out_dim(self) -> int:
+        """The width of what they give."""
+        return self.dim
+
     def check_input(self, shape: torch.Size) -> None:
         """Told the shape (..., D) of the layer's input before it is routed, for experts that not every shape suits.
 
@@ -45,6 +54,14 @@ class Experts(nn.Module, ABC):
 
         ``plan.path`` is one of :attr:`paths`. Where it is not static, ``plan.sizes`` are the rows of each expert.
         """
+
+    def from_sources(self, x_TD: Tensor, plan: Plan, sources: Sequence[RowSource | None]) -> Tensor:
+        """:meth:`forward`, where each expert's rows are its source's, or those of ``x_TD`` where it has none.
+
+        Raises:
+            InputError: These experts all read the same rows.
+        """
+        raise InputError(f"sources= is not allowed with {type(self).__name__} experts, only with expert='modules'.")
 
     def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
         """The path for these tokens, where the layer was given none."""

@@ -14,9 +14,8 @@ from moezoo.moe.losses.entropy import global_entropy_loss, local_entropy_loss
 from moezoo.moe.losses.kl import kl_balance_loss, kl_counts_loss
 from moezoo.moe.losses.load import load_loss
 from moezoo.moe.losses.zloss import prob_sq_loss, router_z_loss, z_loss
-from moezoo.moe.types import Routing
 
-AUX_LOSSES: dict[str, Callable[[Routing], Tensor]] = {
+AUX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "load_balancing": load_balancing_loss,
     "router_z": router_z_loss,
     "importance": importance_loss,
@@ -27,8 +26,9 @@ AUX_LOSSES: dict[str, Callable[[Routing], Tensor]] = {
     "local_entropy": local_entropy_loss,
     "global_entropy": global_entropy_loss,
     "load_variance": load_variance_loss,
+    "compute_budget": compute_budget_loss,
 }
-"""The kinds ``MoELayer(aux_weights=…)`` knows, each with its loss's default arguments."""
+"""The kinds ``MoELayer(aux_weights=…)`` knows, each a function of a routing and of its ``aux_args``."""
 
 __all__ = [
     "AUX_LOSSES",

@@ -10,6 +10,7 @@ from moezoo.moe.arguments import check_arguments, own_arguments
 from moezoo.moe.routers.adaptive import AdaptiveRouter, step_routers
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
+from moezoo.moe.routers.split import SplitRouter
 from moezoo.parts import Registry
 
 C = TypeVar("C", bound=type[Router])
@@ -22,6 +23,7 @@ for _name, _class in {
     "cosine": "CosineRouter",
     "dense_softmax": "DenseSoftmaxRouter",
     "expert_choice": "ExpertChoiceRouter",
+    "fixed_cells": "FixedCellsRouter",
     "group_limited": "GroupLimitedRouter",
     "hash": "HashRouter",
     "modality": "ModalityRouter",
@@ -29,7 +31,9 @@ for _name, _class in {
     "noisy_topk": "NoisyTopKRouter",
     "per_image": "PerImageRouter",
     "random": "RandomRouter",
+    "random_fraction": "RandomFractionRouter",
     "relu": "ReLURouter",
+    "score_threshold": "ScoreThresholdRouter",
     "shazeer_topk": "ShazeerTopKRouter",
     "sigmoid_bias": "SigmoidBiasRouter",
     "soft": "SoftRouter",
@@ -76,6 +80,7 @@ __all__ = [
     "AdaptiveRouter",
     "Router",
     "SoftmaxTopKRouter",
+    "SplitRouter",
     "build_router",
     "register_router",
     "routers",

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moezoo.errors import ConfigError, NonFiniteError
+from moezoo.errors import ConfigError, InputError, NonFiniteError
 from moezoo.moe.checks import check_choice, check_int, check_positive
 from moezoo.moe.dispatch.capacity import CAPACITY_RULES, apply_capacity
 from moezoo.moe.ranks import Ranks
@@ -46,6 +46,12 @@ class Router(nn.Module, ABC):
 
     mixes_tokens = False
     """Whether experts compute mixtures of tokens (:attr:`Routing.slots`), not the tokens themselves."""
+
+    takes_scores = False
+    """Whether tokens may come with scores that the caller computed: :meth:`route_scored` then gets them."""
+
+    progress: float = 1.0
+    """How far training is, for routers with a schedule: see :func:`moezoo.moe.set_progress`."""
 
     ranks: Ranks | None = None
     """The processes whose tokens the losses measure together: see :func:`moezoo.moe.set_balance_scope`."""
@@ -89,6 +95,10 @@ class Router(nn.Module, ABC):
         """:meth:`route` for routers that also look at samples or token types; the others ignore both."""
         return self.route(x_TD)
 
+    def route_scored(self, x_TD: Tensor, samples: int, token_type: Tensor | None, scores_T: Tensor | None) -> Routing:
+        """For routers that :attr:`takes_scores`: ``scores_T`` is ``None`` where none were given."""
+        return self.route_samples(x_TD, samples, token_type)
+
     def limit(self, routing: Routing) -> Routing:
         """``routing`` with the assignments marked as dropped that exceed the capacity."""
         if self.capacity_factor is None:
@@ -97,21 +107,29 @@ class Router(nn.Module, ABC):
             routing, self.capacity_factor, top_k=self.top_k, rule=self.capacity_rule, priority=self.priority
         )
 
-    def forward(self, x_TD: Tensor, *, samples: int = 1, token_type: Tensor | None = None) -> Routing:
+    def forward(
+        self, x_TD: Tensor, *, samples: int = 1, token_type: Tensor | None = None, scores: Tensor | None = None
+    ) -> Routing:
         """Route T tokens.
 
         Args:
             x_TD: The tokens of ``samples`` samples, T / samples each, the sample first.
             samples: 1 makes one sample of all tokens.
             token_type: (T,) int64, the kind of each token, for routers that go by it.
+            scores: (T,) of each token, for routers that :attr:`takes_scores`.
 
         Raises:
+            InputError: The router takes no scores.
             NonFiniteError: In training, the logits hold NaN or infinity.
         """
         # Near-ties flip experts in half precision, so routing leaves autocast (which the meta device does not know).
         with nullcontext() if x_TD.is_meta else torch.autocast(x_TD.device.type, enabled=False):
             x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
-            routing = self.route_samples(x_TD, samples, token_type)
+            if scores is not None:
+                if not self.takes_scores:
+                    raise InputError(f"{type(self).__name__} takes no scores=: its choice is its own.")
+                scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            routing = self.route_scored(x_TD, samples, token_type, scores)
             if self._checks() and not _all_finite(routing.logits):
                 raise NonFiniteError(
                     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "

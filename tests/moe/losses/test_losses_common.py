@@ -23,9 +23,10 @@ LOSSES = {
     "load_balancing by tokens": partial(L.load_balancing_loss, normalize_by_k=False),
     "compute_budget price": L.compute_budget_loss,
     "compute_budget target": partial(L.compute_budget_loss, target=0.3, costs=[4, 2, 1, 1]),
+    "compute_budget sample": partial(L.compute_budget_loss, target=0.3, scope="sample"),
     "compute_budget probs": partial(L.compute_budget_loss, target=0.3, gradient="probs"),
 }
-STRAIGHT_THROUGH = {"kl_counts", "compute_budget price", "compute_budget target", "compute_budget probs"}
+STRAIGHT_THROUGH = {"kl_counts", *(name for name in LOSSES if name.startswith("compute_budget"))}
 each = pytest.mark.parametrize("name", LOSSES)
 NEGATIVE = {"global_entropy"}
 
@@ -135,6 +136,9 @@ def test_exported_losses_are_functions():
         (partial(L.compute_budget_loss, costs=[0.0, 0, 0]), "costs=.*above 0"),
         (partial(L.compute_budget_loss, costs=[1.0, -1.0, 0]), "costs\\[1\\]"),
         (partial(L.compute_budget_loss, gradient="prob"), "Did you mean: probs"),
+        (partial(L.compute_budget_loss, scope="samples"), "Did you mean: sample"),
+        (partial(L.compute_budget_loss, anneal=1.5), "anneal=1.5"),
+        (partial(L.compute_budget_loss, progress=-0.1), "progress=-0.1"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(call, argument):

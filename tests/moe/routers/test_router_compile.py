@@ -10,7 +10,7 @@ from router_cases import DYNAMIC, NAMES, build, types_for
 
 from moezoo.moe.routers import step_routers
 
-RANDOM_IN_TRAINING = ("noisy_topk", "random", "shazeer_topk")
+RANDOM_IN_TRAINING = ("noisy_topk", "random", "random_fraction", "shazeer_topk")
 every_router = pytest.mark.parametrize("name", NAMES)
 # Without a capacity the graph is the one that training compiles, below, but for these.
 BOTH = {*RANDOM_IN_TRAINING, *DYNAMIC}

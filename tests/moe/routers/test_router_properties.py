@@ -19,6 +19,7 @@ from router_cases import (
     MIXING,
     NAMES,
     NO_DENSE_LIMIT,
+    SPLIT,
     build,
     choices,
     route,
@@ -131,7 +132,7 @@ def test_all_experts_chosen_equal_the_dense_mixture(name, path):
     torch.testing.assert_close(layer(x, token_type=types), scale * dense.view(2, 3, 4))
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - MIXING))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - MIXING - SPLIT))
 def test_one_expert_equals_the_dense_mlp_times_its_weight(name):
     layer = build(name, num_experts=1, top_k=1).eval()
     x = torch.randn(2, 3, 4, dtype=torch.float64)
@@ -193,8 +194,11 @@ def test_equal_scores_go_to_the_lowest_index(name):
         return
     if name == "threshold":
         torch.nn.init.zeros_(layer.router.threshold)
+    if name == "score_threshold":  # every score is 1/2, and so is the threshold
+        torch.nn.init.zeros_(layer.router.bias)
+        torch.nn.init.zeros_(layer.router.threshold_logit)
     everyone = [0, 1, 2, 3]
-    special = {"relu": [], "dense_softmax": everyone, "soft": everyone, "expert_choice": None}
+    special = {"relu": [], "dense_softmax": everyone, "soft": everyone, "expert_choice": None, "score_threshold": [0]}
     expected = special.get(name, [0, 1])
     if expected is None:  # each expert takes the first two of three tokens
         assert [list(token) for token in choices(route(layer, x))] == [[0, 1, 2, 3], [0, 1, 2, 3], []]
@@ -270,7 +274,7 @@ def test_capacity_bounds_every_expert_and_unchosen_assignments_are_no_drops(name
     x = torch.randn(2, 8, 4, dtype=torch.float64)
     types = types_for(name, layer, (2, 8))
     routing = route(layer, x, types)
-    capacity = expert_capacity(16, layer.top_k, 4, factor)
+    capacity = expert_capacity(16, layer.top_k, layer.num_experts, factor)
     assert routing.counts().max() <= capacity
     wanted, kept = routing.counts(dropped=True), routing.counts()
     assert torch.equal(kept, wanted.clamp(max=capacity))
@@ -282,8 +286,10 @@ def test_the_balance_loss_counts_chosen_assignments_only(name):
     layer = build(name).eval()
     x = torch.randn(2, 8, 4, dtype=torch.float64)
     routing = route(layer, x, types_for(name, layer, (2, 8)))
-    counts = [sum(e in token for token in choices(routing)) for e in range(4)]
-    expected = 4 * sum(c / sum(counts) * p for c, p in zip(counts, routing.probs.mean(0).tolist(), strict=True))
+    counts = [sum(e in token for token in choices(routing)) for e in range(layer.num_experts)]
+    expected = layer.num_experts * sum(
+        c / sum(counts) * p for c, p in zip(counts, routing.probs.mean(0).tolist(), strict=True)
+    )
     assert load_balancing_loss(routing).item() == pytest.approx(expected)
 
 

@@ -389,4 +389,14 @@ def test_a_token_below_every_threshold_takes_the_nearest_expert():
 
 
 def test_every_router_has_a_reference_or_a_test_of_its_own():
-    assert set(NAMES) - set(REFERENCES) == {"group_limited", "hash", "hash_types", "modality", "random"}
+    own = {
+        "fixed_cells",
+        "group_limited",
+        "hash",
+        "hash_types",
+        "modality",
+        "random",
+        "random_fraction",
+        "score_threshold",
+    }
+    assert set(NAMES) - set(REFERENCES) == own
