@@ -5,20 +5,27 @@ Nothing here uses pyplot, a backend or ``rcParams``, so it needs no display and 
 any language: signs that no installed font has are written as code points.
 """
 
+from moezoo.viz.ablation import ablation_figure
 from moezoo.viz.attention import attention_figure, attention_received
+from moezoo.viz.attention_routing import attention_heat_figure, routing_decisions_figure, score_and_routing_figure
 from moezoo.viz.balance import balance_figure
+from moezoo.viz.cells import CellScores, cell_scores, given_scores
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
 from moezoo.viz.expert_classes import ClassShares, class_information, expert_classes_figure
 from moezoo.viz.figures import model_figures
+from moezoo.viz.front import FrontPoint, front_figure
 from moezoo.viz.history import history_figures, read_history
 from moezoo.viz.image_text import image_text_figure, word_maps
 from moezoo.viz.load import load_figure
+from moezoo.viz.patch_grid import patch_grid_figure
+from moezoo.viz.photos import photo_figures
 from moezoo.viz.predictions import captions_figure, predictions_figure
 from moezoo.viz.regions import expert_weights, regions_figure
 from moezoo.viz.reliability import reliability_figure
 from moezoo.viz.retrieval import retrieval_figure
 from moezoo.viz.robustness import robustness_figure
+from moezoo.viz.routed import attention_routing_figure
 from moezoo.viz.routing import expert_map, routing_figure
 from moezoo.viz.run import (
     dataset_routing_figure,
@@ -30,14 +37,21 @@ from moezoo.viz.run import (
 from moezoo.viz.shares import shares_figure
 from moezoo.viz.style import Picture, expert_colors, save_figure
 from moezoo.viz.words import words_of
+from moezoo.viz.wrong_cases import wrong_cases_figure
 
 __all__ = [
+    "CellScores",
     "ClassShares",
+    "FrontPoint",
     "Picture",
+    "ablation_figure",
     "attention_figure",
+    "attention_heat_figure",
     "attention_received",
+    "attention_routing_figure",
     "balance_figure",
     "captions_figure",
+    "cell_scores",
     "class_information",
     "confusion_figure",
     "dataset_routing_figure",
@@ -47,22 +61,29 @@ __all__ = [
     "expert_colors",
     "expert_map",
     "expert_weights",
+    "front_figure",
+    "given_scores",
     "history_figures",
     "image_text_figure",
     "load_figure",
     "model_figures",
+    "patch_grid_figure",
+    "photo_figures",
     "predictions_figure",
     "read_history",
     "regions_figure",
     "reliability_figure",
     "retrieval_figure",
     "robustness_figure",
+    "routing_decisions_figure",
     "routing_figure",
     "run_pictures",
     "save_figure",
     "save_figures",
+    "score_and_routing_figure",
     "shares_figure",
     "training_figure",
     "word_maps",
     "words_of",
+    "wrong_cases_figure",
 ]

@@ -58,12 +58,18 @@ def class_information(share: np.ndarray) -> float:
     return float((share * np.log2(ratio)).sum() / max(len(share), 1))
 
 
-def expert_classes_figure(shares: Mapping[str, np.ndarray], label_names: Sequence[str]) -> Picture:
+def expert_classes_figure(
+    shares: Mapping[str, np.ndarray],
+    label_names: Sequence[str],
+    *,
+    expert_names: Mapping[str, Sequence[str]] | None = None,
+) -> Picture:
     """A panel per layer: classes as rows, experts as columns, darker where more of the class's tokens go.
 
     Args:
         shares: Layer to (classes, E), of :meth:`ClassShares.report`.
         label_names: Of the classes.
+        expert_names: Layer to the names of its experts, where these say more than numbers.
 
     Returns:
         With ``data["shares"]`` as given, ``data["labels"]`` and ``data["information"]``: layer to
@@ -88,7 +94,8 @@ def expert_classes_figure(shares: Mapping[str, np.ndarray], label_names: Sequenc
         polish(ax, layer_label(name), xlabel=f"expert, tells {information[name]:.2f} bits of the class", grid=False)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0, labelcolor=INK)
-        ax.set_xticks(range(share.shape[1])) if share.shape[1] <= 16 else None
+        if share.shape[1] <= 16:
+            ax.set_xticks(range(share.shape[1]), (expert_names or {}).get(name))
         if classes <= NAMED and share.shape[1] <= NUMBERED:
             _write(ax, share, highest)
     if classes <= NAMED:

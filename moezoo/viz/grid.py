@@ -13,6 +13,8 @@ from moezoo.eval.routing import short_name
 from moezoo.measure.profile_table import block_of
 from moezoo.viz.style import ALERT, INK, Picture, new_figure, show_image
 
+SIDE, FEW, FEW_SIDE = 1.35, 4, 2.3
+"""Inches for the width of an image and what is between it and the next; up to so many images there is room for more."""
 COLUMNS = 8
 """Most images side by side; more are spread evenly over several bands."""
 
@@ -38,7 +40,8 @@ def image_grid(
     count, per_band = len(pixels), 1 + len(below)
     bands = -(-count // COLUMNS)
     columns = -(-count // bands)
-    figure = new_figure(1.35 * columns + 0.5, 1.42 * per_band * bands + 0.75, pad=0.05)
+    side = SIDE if columns > FEW else FEW_SIDE
+    figure = new_figure(side * columns + 0.5, (side + 0.07) * per_band * bands + 0.75, pad=0.05)
     axes = figure.subplots(per_band * bands, columns, squeeze=False)
     filled = []
     for index in range(bands * columns):
@@ -59,7 +62,7 @@ def image_grid(
 
 def layer_label(name: str) -> str:
     """A layer's path without what says nothing more: of ``encoder.blocks.3.moe`` the block."""
-    return block_of(short_name(name))
+    return block_of(short_name(name).partition(".token_routing")[0])
 
 
 def write_title(ax: Axes, text: str, *, mistake: bool = False) -> None:

@@ -18,6 +18,8 @@ from moezoo.eval.captioned import captioned_batches, greedy
 from moezoo.eval.reading import reads_text, text_of
 from moezoo.moe.modes import evaluating
 from moezoo.moe.record import RoutingRecord, record_routing
+from moezoo.viz.decisions import Box
+from moezoo.viz.layers import over_images
 from moezoo.viz.looking import Words, attention_over_images, attention_words, similar_words
 
 
@@ -42,6 +44,8 @@ class Look:
     written: list[str] | None = None
     """B sentences of a captioner, as it is evaluated: the most probable next word each time."""
     references: list[tuple[str, ...]] = field(default_factory=list)
+    boxes: list[Box] | None = None
+    """Where the thing to be found is, of a data set that knows it."""
 
 
 def look(model: nn.Module, splits: Splits | CaptionedSplits, images: int = 8, *, language: str = "en") -> Look:
@@ -59,16 +63,23 @@ def look(model: nn.Module, splits: Splits | CaptionedSplits, images: int = 8, *,
     with evaluating(model):
         if isinstance(splits, CaptionedSplits):
             return _captioned(model, splits, images)
-        return _classified(model, splits, images, language)
+        return _classified(model, splits, examples(splits.test, images), language)
 
 
-def _classified(model: nn.Module, splits: Splits, images: int, language: Any) -> Look:
-    batch, labels = examples(splits.test, images)
+def look_at(model: nn.Module, splits: Splits, indices: Sequence[int]) -> Look:
+    """The same of a classifier and the test images of those numbers."""
+    with evaluating(model):
+        return _classified(model, splits, indices)
+
+
+def _classified(model: nn.Module, splits: Splits, indices: Sequence[int], language: Any = None) -> Look:
+    items = [splits.test[i] for i in indices]
+    batch, labels = torch.stack([image for image, _ in items]), [label for _, label in items]
     with record_routing(model) as records, record_attention(model) as attention:
         probabilities = logits_of(model, batch).softmax(-1)
     names, predicted = splits.label_names, probabilities.argmax(-1).tolist()
     words = None
-    if _speaks(model):
+    if language is not None and _speaks(model):
         sentences = [class_sentences(names, language)[label][0] for label in labels]
         ids, mask = text_of(model, sentences)
         with record_attention(model) as told:
@@ -81,10 +92,11 @@ def _classified(model: nn.Module, splits: Splits, images: int, language: Any) ->
             for true, guess in zip(labels, predicted, strict=True)
         ],
         wrong=[true != guess for true, guess in zip(labels, predicted, strict=True)],
-        records=_over_images(records),
+        records=over_images(records),
         attention=attention_over_images(attention),
         words=words,
         labels=labels,
+        boxes=boxes_of(splits.test, indices),
         probabilities=probabilities,
     )
 
@@ -109,7 +121,7 @@ def _captioned(model: nn.Module, splits: CaptionedSplits, images: int) -> Look:
         pixels=splits.to_pixels(batch),
         titles=sentences,
         wrong=None,
-        records=_over_images(records),
+        records=over_images(records),
         attention=attention_over_images(attention),
         words=words,
         written=written,
@@ -117,15 +129,19 @@ def _captioned(model: nn.Module, splits: CaptionedSplits, images: int) -> Look:
     )
 
 
-def examples(dataset: Dataset, count: int) -> tuple[Tensor, list[int]]:
-    """The first images of the data set, taking the classes in turn so that all of them are seen."""
-    by_class: dict[int, list[Tensor]] = {}
+def examples(dataset: Dataset, count: int) -> list[int]:
+    """The numbers of the first images of the data set, taking the classes in turn so that all of them are seen."""
+    by_class: dict[int, list[int]] = {}
     for i in range(min(len(dataset), 50 * count)):  # type: ignore[arg-type]
-        image, label = dataset[i]
-        by_class.setdefault(label, []).append(image)
-    turns = [(turn, label) for label, images in by_class.items() for turn in range(len(images))]
-    picked = sorted(turns)[:count]
-    return torch.stack([by_class[label][turn] for turn, label in picked]), [label for _, label in picked]
+        by_class.setdefault(dataset[i][1], []).append(i)
+    turns = [(turn, label) for label, own in by_class.items() for turn in range(len(own))]
+    return [by_class[label][turn] for turn, label in sorted(turns)[:count]]
+
+
+def boxes_of(dataset: Dataset, indices: Sequence[int]) -> list[Box] | None:
+    """Where the thing to be found is in these images, if the data set says so by ``box(index)``."""
+    box = getattr(dataset, "box", None)
+    return [box(i) for i in indices] if callable(box) else None
 
 
 def first_captioned(dataset: Dataset, count: int) -> tuple[Tensor, list[tuple[str, ...]]]:
@@ -136,7 +152,3 @@ def first_captioned(dataset: Dataset, count: int) -> tuple[Tensor, list[tuple[st
 
 def _speaks(model: nn.Module) -> bool:
     return reads_text(model) and getattr(model, "tokenizer", None) is not None
-
-
-def _over_images(records: Sequence[RoutingRecord]) -> list[RoutingRecord]:
-    return [record for record in records if record.grid is not None and record.call == 0]

@@ -13,8 +13,9 @@ from moezoo.eval import Evaluation
 from moezoo.train.result import EpochMetrics, TrainingResult
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
-from moezoo.viz.figures import choose_records, model_figures
+from moezoo.viz.figures import model_figures
 from moezoo.viz.history import history_figures
+from moezoo.viz.layers import choose_records
 from moezoo.viz.load import load_figure
 from moezoo.viz.look import look
 from moezoo.viz.reliability import reliability_figure
@@ -126,7 +127,9 @@ def documented_pictures(
         "image_text": "image_text",
     }
     drawn = model_figures(model, splits, images=images, layer=layer, language=language)
-    return save_figures({**figures, **{names[name]: figure for name, figure in drawn.items()}}, folder, dpi=dpi)
+    return save_figures(
+        {**figures, **{names.get(name, name): figure for name, figure in drawn.items()}}, folder, dpi=dpi
+    )
 
 
 def dataset_routing_figure(

@@ -193,4 +193,5 @@ def test_texts_and_names_are_made_to_fit():
     assert fitted("cat\n70%", 18, 3) == "cat\n70%"
     assert layer_label("img_encoder.blocks.3.general_experts") == "img_encoder.blocks.3"
     assert layer_label("blocks.2.entity_moe.moe") == "blocks.2"
+    assert layer_label("blocks.2.mlp.token_routing.moe") == "blocks.2"
     assert layer_label("other.moe") == "other.moe"
