@@ -144,7 +144,8 @@ def _resolve_aliases(cls: type, values: Mapping[str, Any], place: str) -> dict[s
             allowed = ", ".join(f.name for f in dataclasses.fields(cls))
             raise ConfigError(f"{place}unknown field {key!r}.{did_you_mean(str(key), names)} Allowed: {allowed}.")
         if names[key] in resolved:
-            raise ConfigError(f"{place}{names[key]!r} is given twice, once as {key!r}")
+            alias = next(k for k in values if names.get(k) == names[key] and k != names[key])
+            raise ConfigError(f"{place}{names[key]!r} is given twice, once as {alias!r}")
         resolved[names[key]] = value
     return resolved
 

@@ -25,11 +25,12 @@ from moezoo.moe.routers import routers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md", "docs/attention_routing.md")
 ONE_EPOCH = [
     *("--set", "training.epochs=1", "--set", "training.warmup_epochs=0", "--set", "training.batch_size=128"),
     *("--set", "viz.dpi=40", "--set", "viz.images=3"),
 ]
-SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH, "diff-moe": ONE_EPOCH}
+SHORT = {"train": ONE_EPOCH, "quickstart": ONE_EPOCH, "diff-moe": ONE_EPOCH, "ablate": ONE_EPOCH}
 TINY = "embed_dim=16 num_heads=2 img_encoder_layers=1 text_encoder_layers=1 fusion_layers=1 mlp_ratio=1 vocab_size=400"
 """What keeps a model of images and text small enough for a test."""
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
@@ -48,7 +49,7 @@ def blocks(name, language):
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = timm.create_model("vit_tiny_patch16_224")
@@ -73,7 +74,7 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
         assert namespace["accuracy"] > 0.93
 
 
-@pytest.mark.parametrize("name", ["README.md", "MODEL_CARDS.md", "docs/text.md"])
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name != "CONTRIBUTING.md"])
 def test_commands_run(name, hub, tmp_path, monkeypatch):
     """In one folder; those under torchrun and the lightest of the others in processes of their own."""
     monkeypatch.chdir(tmp_path)
@@ -112,7 +113,7 @@ def test_the_readme_holds_one_command_for_each_job():
 
 
 def test_links_inside_the_project_exist():
-    for name in ("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md"):
+    for name in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8")):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
 

@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from moezoo.cli.ablate import ablate
+from moezoo.cli.attention_routing import attention_routing
 from moezoo.cli.bench import bench
 from moezoo.cli.convert import convert
 from moezoo.cli.data import data
@@ -38,9 +40,11 @@ app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("viz")(viz)
 app.command("diff-moe")(diff_moe)
+app.command("ablate")(ablate)
 app.command("export")(export)
 app.command("push")(push)
 app.command("pull")(pull)
+app.add_typer(attention_routing, name="attention-routing")
 app.add_typer(convert, name="convert")
 app.add_typer(data, name="data")
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.folders import RUNS
+
 
 def eval_(
     name: Annotated[str, typer.Argument(help="model name, or local-dir:FOLDER of a finished run")],
@@ -29,6 +31,17 @@ def eval_(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; by default the recipe's")] = None,
     seed: Annotated[int, typer.Option(help="of the noise and the shifts")] = 0,
+    budgets: Annotated[
+        str | None,
+        typer.Option(help="of a model with a big and a small expert: shares for the big one, as 0.1,0.25,0.5,1"),
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="of such a model: the time of a batch, beside all tokens to the big one")
+    ] = False,
+    all_baselines: Annotated[
+        bool, typer.Option("--all-baselines", help="compare all variants of the model that have a finished run")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="where --all-baselines looks for runs")] = RUNS,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="FILE.json for the numbers, or a folder for them and the pictures"),
@@ -37,22 +50,25 @@ def eval_(
     """Evaluate a model: top-1, top-5, calibration, per class, the load of every expert, and robustness.
 
     Of images with sentences: recall at 1, 5 and 10 of both directions, or the captions a model writes. The accuracy of
-    a model that also reads text is that of the images alone.
+    a model that also reads text is that of the images alone. Of a model that gives its tokens to a big or a small
+    expert: what each image cost, and with --budgets what accuracy costs.
     """
     import dataclasses
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moezoo.cli.log import log_shown
+    from moezoo.cli.baselines import evaluate_baselines
+    from moezoo.cli.budgets import check_dial, front_pictures, parse_budgets, with_latency
+    from moezoo.cli.counting import counted
     from moezoo.cli.report import print_report
     from moezoo.config import parse_assignments
     from moezoo.data import Splits
     from moezoo.errors import ConfigError
-    from moezoo.eval import CORRUPTIONS, evaluate_part
+    from moezoo.eval import CORRUPTIONS, FrontPoint, evaluate_front, evaluate_part
     from moezoo.eval import robustness as measure_robustness
     from moezoo.eval.part import check_belongs, passes, sentences_for
     from moezoo.eval.reading import writes_captions
+    from moezoo.eval.tables_budget import front_table
     from moezoo.moe.checks import check_choice, check_int
     from moezoo.names import is_stored_name
     from moezoo.parts import metrics as registered
@@ -66,19 +82,41 @@ def eval_(
     file = out if out is not None and out.suffix == ".json" else out / "evaluation.json" if out is not None else None
     if file is not None:
         probe_folder(file.parent)
+    for wanted in metric or []:
+        registered.get(wanted)  # a misspelt one is found before anything is computed
+    settings = parse_budgets(budgets)
+    if all_baselines:
+        singly = {"--checkpoint": checkpoint, "--pretrained": pretrained, "--robustness": robustness}
+        for option, given in {**singly, "--generate": generate, "--latency": latency}.items():
+            if given:
+                raise ConfigError(f"{option} is not allowed with --all-baselines, which loads finished runs")
+        evaluate_baselines(
+            name,
+            runs=runs,
+            assignments=set_ or [],
+            split=split,
+            metrics=metric,
+            budgets=settings,
+            batch_size=batch_size,
+            device=device,
+            file=file,
+            pictures=file is not out,
+        )
+        return
     recipe = resolve_recipe(name, assignments=set_ or [])
     if not (checkpoint or pretrained or is_stored_name(name)):
         raise ConfigError(
             f"{name!r} would be evaluated with random weights: give --checkpoint FILE, --pretrained, or the "
             "name local-dir:FOLDER of a finished run."
         )
-    for wanted in metric or []:
-        registered.get(wanted)  # a misspelt one is found before anything is computed
     model, splits = create_for(recipe, pretrained=pretrained, checkpoint=checkpoint)
     check_belongs(model, splits)
     for option, given in (("--robustness", robustness), ("--metric", metric)):
         if given and not isinstance(splits, Splits):
             raise ConfigError(f"{option} is of data sets with labels, and {splits.name!r} has none")
+    for option, asked in (("--budgets", bool(settings)), ("--latency", latency)):
+        if asked:
+            check_dial(option, name, model)
     if generate and not writes_captions(model):
         raise ConfigError(f"--generate is of captioners, and {name!r} writes no captions")
     sentences = sentences_for(model, splits, recipe.training.language)
@@ -88,11 +126,7 @@ def eval_(
         batch_size = 2 * recipe.training.batch_size
     workers = recipe.training.num_workers
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    bar = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
-    with bar, log_shown(bar.console):
-        task = bar.add_task("evaluate", total=passes(model, splits) * len(dataset))
+    with counted("evaluate", passes(model, splits) * len(dataset)) as progress:
         report = evaluate_part(
             model,
             splits,
@@ -102,11 +136,10 @@ def eval_(
             metrics=metric,
             sentences=sentences,
             generation=parse_assignments(generate or [], "--generate"),
-            progress=lambda images: bar.advance(task, images),
+            progress=progress,
         )
-        if robustness:
-            forwards = 1 + sum(map(len, CORRUPTIONS.values()))
-            more = bar.add_task("robustness", total=forwards * len(dataset))
+    if robustness:
+        with counted("robustness", (1 + sum(map(len, CORRUPTIONS.values()))) * len(dataset)) as progress:
             found = measure_robustness(
                 model,
                 dataset,
@@ -115,18 +148,37 @@ def eval_(
                 seed=seed,
                 batch_size=batch_size,
                 num_workers=workers,
-                progress=lambda images: bar.advance(more, images),
+                progress=progress,
             )
-            report = dataclasses.replace(report, robustness=found)
+        report = dataclasses.replace(report, robustness=found)
+    points: tuple[FrontPoint, ...] = ()
+    if settings:
+        with counted("budgets", len(settings) * len(dataset)) as progress:
+            points = evaluate_front(
+                model,
+                dataset,
+                settings,
+                batch_size=batch_size,
+                num_workers=workers,
+                metrics=metric or (),
+                progress=progress,
+            )
+    if latency:
+        report = with_latency(report, model, dataset)
     title = f"{name} on {splits.name}, {split} images"
     print_report(console, report, title)
+    if points:
+        console.print(front_table(points))
     if file is None:
         return
-    write_json(file, {"model": name, "dataset": splits.name, "split": split, **report.to_dict()})
+    data = {"model": name, "dataset": splits.name, "split": split, **report.to_dict()}
+    write_json(file, {**data, "front": [point.to_dict() for point in points]} if points else data)
     pictures: list[Path] = []
     if file is not out:
         from moezoo.viz import evaluation_pictures
 
         pictures = evaluation_pictures(report, file.parent, title=title, dpi=recipe.viz.dpi)
+        if points:
+            pictures += front_pictures({name: points}, {}, None, file.parent, recipe.viz.dpi)
     for path in (file, *pictures):
         console.print(f"  {path}", markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ def print_report(console: Console, report: Evaluation, title: str, *, brief: boo
     """Every table that ``report`` has something for, if ``brief`` the main ones; ``title`` stands above the first."""
     from rich.text import Text
 
-    from moezoo.eval import tables, tables_text
+    from moezoo.eval import tables, tables_budget, tables_text
 
     if report.classification is not None:
         console.print(tables.metrics_table(report.classification, title))
@@ -32,6 +32,8 @@ def print_report(console: Console, report: Evaluation, title: str, *, brief: boo
     if report.classification is not None and not brief:
         console.print(tables.labels_table(report.classification))
         console.print(tables.reliability_table(report.classification))
+    if report.budget is not None:
+        console.print(tables_budget.budget_table(report.budget))
     if report.routing:
         console.print(tables.routing_table(report.routing))
     if report.robustness is not None and not brief:

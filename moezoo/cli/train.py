@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.folders import run_folder
+
 
 def train(
     name: Annotated[str, typer.Argument(help="model name, for example entity_moe/digits")],
@@ -26,6 +28,7 @@ def train(
     from rich.console import Console
     from rich.markup import escape
 
+    from moezoo.cli.epoch_pictures import EpochPictures
     from moezoo.cli.log import log_shown
     from moezoo.cli.scores import print_test
     from moezoo.train import is_main_process, leave_processes, resolve_recipe, train_recipe
@@ -33,9 +36,10 @@ def train(
     from moezoo.viz import run_pictures
 
     console = Console()
-    folder = out or Path("runs") / name.rpartition(":")[2].strip("/").replace("/", "-")
+    folder = out or run_folder(name)
     with log_shown(console):
         recipe = resolve_recipe(name, file=config, assignments=set_ or [])
+        viz = recipe.viz
         if is_main_process():
             what = f"{recipe.dataset}, {recipe.training.epochs} epochs, into {folder}"
             console.print(f"Training [bold]{escape(name)}[/] on {escape(what)}", soft_wrap=True)
@@ -46,9 +50,9 @@ def train(
             observer=ProgressBar(name, console),
             resume=resume,
             overwrite=overwrite,
+            on_epoch=EpochPictures(folder, every=viz.every, images=viz.images, layer=viz.layer, dpi=viz.dpi),
         )
     leave_processes()  # only the main one comes back
-    viz = recipe.viz
     pictures = run_pictures(
         run.model,
         run.splits,

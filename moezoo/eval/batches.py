@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from moezoo.data.skipped import Skipped
 from moezoo.errors import InputError, UnreadableImage
@@ -21,6 +21,16 @@ def labelled_batches(dataset: Dataset, batch_size: int, num_workers: int = 0) ->
     """
     check_some(dataset)
     yield from DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_labelled)
+
+
+def first_images(dataset: Dataset, count: int) -> Tensor:
+    """(B, C, H, W): the first ``count`` images, fewer where there are fewer.
+
+    Raises:
+        InputError: The data set is empty.
+    """
+    count = min(count, len(dataset))  # type: ignore[arg-type]
+    return next(labelled_batches(Subset(dataset, range(count)), max(count, 1)))[0]
 
 
 def check_some(dataset: Dataset) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +13,17 @@ from torch.utils.data import Dataset
 
 from moezoo.eval.answers import logits_of
 from moezoo.eval.batches import labelled_batches
+from moezoo.eval.budget import BudgetCounter, BudgetReport
 from moezoo.eval.captions import CaptionReport
 from moezoo.eval.classification import Classification, classification_metrics
 from moezoo.eval.metrics import compute_metrics
+from moezoo.eval.plain import plain
 from moezoo.eval.retrieval import Retrieval
 from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter
 from moezoo.eval.text_report import TextReport
 from moezoo.moe.modes import evaluating
-from moezoo.moe.record import record_routing
+from moezoo.moe.record import RoutingRecord, record_routing
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,16 @@ class Evaluation:
     """Of a classifier that also reads text."""
     retrieval: Retrieval | None = None
     captions: CaptionReport | None = None
+    budget: BudgetReport | None = None
+    """Of a model that gives every token to a big or a small expert."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data; a figure that does not exist (NaN, infinity) is ``None``."""
         data = dataclasses.asdict(self)
-        for part in ("classification", "text", "retrieval", "captions"):
-            if data[part] is None:  # another task
+        for part in ("classification", "text", "retrieval", "captions", "budget"):
+            if data[part] is None:  # another task, or another kind of model
                 del data[part]
-        return _plain(data)
+        return plain(data)
 
 
 def evaluate(
@@ -60,13 +63,15 @@ def evaluate(
     metrics: Sequence[str] | None = (),
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Classify every image of ``dataset`` and report accuracy and routing.
+    """Classify every image of ``dataset`` and report accuracy and routing, and what each image cost where it may cost
+    more or less.
 
     The model is run in evaluation mode where it is, and every module is left in the mode it was in.
 
     Args:
         model: (B, C, H, W) images to (B, classes) logits, or to a mapping that has them as ``logits``.
-        dataset: Items ``(image, label)``.
+        dataset: Items ``(image, label)``. Where it tells the places of its objects by ``box(index)``, the report
+            compares them with those that a big expert was spent on.
         batch_size: Images per forward.
         num_workers: Processes that read the images; 0 reads them here.
         label_names: Names of the classes, for the report.
@@ -78,11 +83,13 @@ def evaluate(
             (B, classes) logits.
         UnreadableImage: A file of the data set cannot be read.
     """
-    logits, labels, routing = predict(model, dataset, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    budget = BudgetCounter(model, dataset)
+    logits, labels, routing = _predict(model, dataset, batch_size, num_workers, progress, budget.add)
     return Evaluation(
         classification=classification_metrics(logits, labels, label_names),
         routing=routing,
         metrics={} if metrics == () else compute_metrics(logits, labels, metrics),
+        budget=budget.report(),
     )
 
 
@@ -98,6 +105,17 @@ def predict(
 
     Arguments as of :func:`evaluate`.
     """
+    return _predict(model, dataset, batch_size, num_workers, progress)
+
+
+def _predict(
+    model: nn.Module,
+    dataset: Dataset,
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[int], None] | None,
+    see: Callable[[Sequence[RoutingRecord], Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor, tuple[LayerLoad, ...]]:
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     load = LoadCounter()
@@ -106,15 +124,9 @@ def predict(
             with record_routing(model) as records:
                 logits.append(logits_of(model, images))
             load.add(records)
+            if see is not None:
+                see(records, images)
             labels.append(batch_labels)
             if progress is not None:
                 progress(len(images))
     return torch.cat(logits), torch.cat(labels), load.report()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
 """Recipes: how a registered model is trained, as YAML: ``recipes/<family>/<arch>.yaml``. No torch here.
 
-A variant that is trained another way, such as a captioner, has ``<arch>.<variant>.yaml``.
+A variant that is trained another way, such as a captioner, has ``<arch>.<variant>.yaml``. What an ablation of a family
+varies stands in ``<family>/ablation.yaml``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from moezoo.config import from_yaml
+
+ABLATION = "ablation"
+"""Such a file is no recipe: no model may have this name."""
 
 
 def find_recipe(name: str) -> dict[str, Any] | None:
@@ -22,6 +26,12 @@ def find_recipe(name: str) -> dict[str, Any] | None:
     return None
 
 
+def find_ablation(family: str) -> dict[str, Any]:
+    """What ``moezoo ablate`` varies of a family, as nested plain data; empty when the family says nothing."""
+    path = files(__name__) / family / f"{ABLATION}.yaml"
+    return from_yaml(path.read_text(encoding="utf-8"), where=f"recipe {family}/{ABLATION}") if path.is_file() else {}
+
+
 def list_recipes() -> list[str]:
     """Every ``family/arch`` that has a recipe, and every variant that has one of its own."""
     folders = [folder for folder in files(__name__).iterdir() if folder.is_dir()]
@@ -29,5 +39,5 @@ def list_recipes() -> list[str]:
         f"{folder.name}/{path.name.removesuffix('.yaml')}"
         for folder in folders
         for path in folder.iterdir()
-        if path.name.endswith(".yaml")
+        if path.name.endswith(".yaml") and path.name != f"{ABLATION}.yaml"
     )

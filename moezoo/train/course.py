@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch.utils.data import Dataset
 
+from moezoo.data import Splits
 from moezoo.errors import DataError, Interrupted
-from moezoo.eval import Evaluation, LayerLoad
+from moezoo.eval import BudgetReport, Evaluation, LayerLoad
+from moezoo.eval.budget import budget_report
+from moezoo.moe.dial import set_progress
 from moezoo.moe.modes import evaluating
 from moezoo.train.batches import Batch
 from moezoo.train.ema import warmed_up
@@ -19,8 +23,9 @@ from moezoo.train.keeping import Keeper
 from moezoo.train.modes import training_mode
 from moezoo.train.output import write_json
 from moezoo.train.parts import Parts
-from moezoo.train.progress import Observer
+from moezoo.train.progress import EpochHook, Observer
 from moezoo.train.result import EpochMetrics, TrainingResult
+from moezoo.train.seeding import restored
 from moezoo.train.signals import StopSignals
 from moezoo.train.standing import Standing
 from moezoo.train.tasks.base import Columns, Content
@@ -36,10 +41,18 @@ class _Asked(Exception):
 class Course:
     """A run from its first step, or the one it was resumed at, to its result: :meth:`train` → epochs → steps."""
 
-    def __init__(self, parts: Parts, keeper: Keeper, signals: StopSignals, observer: Observer):
+    def __init__(
+        self,
+        parts: Parts,
+        keeper: Keeper,
+        signals: StopSignals,
+        observer: Observer,
+        on_epoch: EpochHook | None = None,
+    ):
         self.parts, self.keeper, self.signals, self.observer = parts, keeper, signals, observer
+        self.on_epoch = on_epoch
         self.config = parts.config
-        self.watch = CollapseWatch()
+        self.watch = CollapseWatch(parts.model)
 
     @property
     def standing(self) -> Standing:
@@ -49,7 +62,7 @@ class Course:
         """Every epoch that is left, then the test."""
         parts, standing = self.parts, self.standing
         for metrics in standing.history[-1:]:
-            self.watch.see(metrics)
+            self._watch(metrics)
         self.observer.start(self.config.epochs, parts.reader.steps_per_epoch, self._scheduled(standing.position))
         with parts.reader.naming_crashes():
             try:
@@ -78,10 +91,24 @@ class Course:
                 begin = self._step(batches, position, begin)
         metrics = self._validate()
         if self.parts.parallel.is_main:
-            self.watch.see(metrics)
+            self._watch(metrics)
+        self._show(metrics)
         self.keeper.end_epoch(metrics)
         self.observer.epoch(metrics, standing.best or metrics)
         self._stop_if(self.parts.parallel.any(self.signals.requested is not None))
+
+    def _watch(self, metrics: EpochMetrics) -> None:
+        parts = self.parts
+        self.watch.see(metrics, parts.schedule.progress(metrics.epoch * parts.reader.steps_per_epoch))
+
+    def _show(self, metrics: EpochMetrics) -> None:
+        """Let the caller look at the weights that were validated; nothing of the run changes by it."""
+        parts, kept = self.parts, self.keeper.ema
+        if self.on_epoch is None or not parts.parallel.undivided:
+            return
+        with kept.in_place() if kept is not None else nullcontext(), self.keeper.room_or_warning(), restored():
+            if parts.parallel.is_main:
+                self.on_epoch(parts.model, parts.splits, metrics)
 
     def _step(self, batches: list[Batch], position: int, begin: float) -> float:
         """One optimiser step with everything that follows from it; the time at its end."""
@@ -89,10 +116,12 @@ class Course:
         place = f"epoch {standing.epoch}, step {self._step_in_epoch(position)} of {parts.reader.steps_per_epoch}"
         parts.bad_files.see(skipped for batch in batches for skipped in batch.skipped)
         number = standing.step + 1
-        lr = parts.schedule.apply(parts.optimizer, self._scheduled(position))
+        scheduled = self._scheduled(position)
+        lr = parts.schedule.apply(parts.optimizer, scheduled)
+        set_progress(parts.model, parts.schedule.progress(scheduled))
         if parts.parallel.world == 1:
             batches = [batch for batch in batches if batch.content is not None]
-        measure = number % self.config.log_every == 0
+        measure = number % self.config.log_every == 0 or parts.meter.cost is not None
         values = parts.stepper(batches, measure=measure, stop=self.signals.requested is not None)
         if values.trouble:
             parts.refusals.see(place, values.trouble, batches)
@@ -102,7 +131,7 @@ class Course:
         end = time.perf_counter()
         standing.add(values, position, lr, end - begin)
         self.keeper.end_step(values, lr, end - begin)
-        self.observer.step(values.loss, values.routing)
+        self.observer.step(values.loss, values.routing, values.use)
         asked = self.signals.requested is not None  # by now; other processes learn of it in the next step
         self._stop_if(values.stop if parts.parallel.world > 1 else asked)
         return end
@@ -130,7 +159,8 @@ class Course:
             self._stop_if(True)
         judgement = parts.task.judge(columns)
         parts.bad_files.merge(parts.parallel.gather(parts.bad_files.reasons))
-        return self.standing.end_epoch(judgement, parts.task.score, time.perf_counter() - begin, routing)
+        seconds = time.perf_counter() - begin
+        return self.standing.end_epoch(judgement, parts.task.score, seconds, routing, parts.meter.use(routing))
 
     def _test(self) -> Evaluation:
         """Of the best weights, as anyone would who loads the saved model: in their own precision."""
@@ -141,6 +171,7 @@ class Course:
                 with evaluating(parts.model):
                     ask = parts.task.final(parts.model)
                 more = self._predict(parts.splits.test, ask, nullcontext)[0] if ask is not None else None
+                budget = self._budget()
             self._leave_if_asked()
         except _Asked:
             self._stop_if(True)
@@ -151,7 +182,16 @@ class Course:
                 f"{str(error).rstrip()}. The test leaves no image out. The training is done and kept in "
                 f"{self.keeper.newest}: repair the file, and --resume auto goes on from there."
             ) from error
-        return parts.task.report(columns, more, routing)
+        return dataclasses.replace(parts.task.report(columns, more, routing), budget=budget)
+
+    def _budget(self) -> BudgetReport | None:
+        """What each test image cost, where they may differ; every process asks all of them."""
+        parts, config, cost = self.parts, self.config, self.parts.meter.cost
+        if cost is None or not isinstance(parts.splits, Splits):
+            return None
+        return budget_report(
+            parts.model, parts.splits.test, batch_size=2 * config.batch_size, num_workers=config.num_workers, cost=cost
+        )
 
     def _answer(self, content: Content) -> Columns:
         return self.parts.task.answer(self.parts.model, content)
@@ -160,6 +200,7 @@ class Course:
         self, dataset: Dataset, answer: Callable[[Content], Columns], autocast: Callable[[], AbstractContextManager]
     ) -> tuple[Columns, tuple[LayerLoad, ...]]:
         parts = self.parts
+        set_progress(parts.model, 1.0)  # as the model will be when it is loaded
         return predict_together(
             parts.model,
             dataset,

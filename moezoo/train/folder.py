@@ -106,3 +106,5 @@ def _clear(path: Path) -> None:
         for name in (*RUN_FILES, WEIGHTS_NAME, INDEX_NAME, *weights):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / "tensorboard", ignore_errors=True)
+        for picture in (path / "visualizations").glob("attention_epoch_*.png"):
+            picture.unlink()

@@ -61,7 +61,7 @@ class Keeper:
         """Log the step, and save where one is due."""
         standing, config = self.standing, self.parts.config
         if self.log is not None and standing.step % config.log_every == 0:
-            with self._room_or_warning():
+            with self.room_or_warning():
                 self.log.step(step_row(standing.step, standing.epoch, lr, seconds, values))
         if config.save_every is not None and standing.step % config.save_every == 0:
             self.save()
@@ -75,7 +75,7 @@ class Keeper:
             else:
                 self.best_weights.take()
         if self.log is not None and self.folder is not None:
-            with self._room_or_warning():
+            with self.room_or_warning():
                 self.log.epoch(metrics, self.standing.step)
                 self._list_bad_files(self.folder.path)
         if self.parts.config.save_every is None or self.standing.epoch > self.parts.config.epochs:
@@ -112,7 +112,7 @@ class Keeper:
             "bad_files": parts.bad_files.reasons,
             "rng": parts.parallel.gather(rng_state()),
         }
-        with self._room_or_warning():
+        with self.room_or_warning():
             path = save_checkpoint(
                 self.folder.checkpoints, self.standing.step, tensors, values, keep=config.keep_checkpoints
             )
@@ -148,7 +148,7 @@ class Keeper:
             seed_all(mix(parts.config.seed, self.standing.step, parts.parallel.rank))
 
     @contextmanager
-    def _room_or_warning(self) -> Iterator[None]:
+    def room_or_warning(self) -> Iterator[None]:
         """What cannot be written ends the run, or with ``on_full_disk='continue'`` is said once."""
         try:
             yield

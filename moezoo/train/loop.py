@@ -18,7 +18,7 @@ from moezoo.train.keeping import Keeper
 from moezoo.train.modes import run_modes
 from moezoo.train.parallel import lost_processes
 from moezoo.train.parts import build_parts
-from moezoo.train.progress import Observer, Silent
+from moezoo.train.progress import EpochHook, Observer, Silent
 from moezoo.train.result import TrainingResult
 from moezoo.train.seeding import seeded
 from moezoo.train.signals import StopSignals
@@ -34,6 +34,7 @@ def fit(
     observer: Observer | None = None,
     resume: str | Path | None = None,
     overwrite: bool = False,
+    on_epoch: EpochHook | None = None,
 ) -> TrainingResult:
     """Train on ``splits.train``, choose the epoch on ``splits.val`` and report ``splits.test`` once.
 
@@ -57,6 +58,9 @@ def fit(
         resume: ``"auto"`` goes on from the newest whole checkpoint in ``out``, or begins where there is none; else a
             checkpoint's or a run's folder.
         overwrite: Drop the run that ``out`` holds.
+        on_epoch: Called as ``on_epoch(model, splits, metrics)`` after every epoch, by the main process, with the
+            weights that were validated, to draw pictures for example; the run is the same with and without. Not where
+            the model is cut into pieces (``parallel="fsdp"``, ``expert_parallel``).
 
     Raises:
         OutputError: ``out`` cannot be written, or holds a run and neither ``resume`` nor ``overwrite`` was given;
@@ -72,7 +76,7 @@ def fit(
     """
     accelerator = make_accelerator(config)
     with lost_processes(), open_run(out, resume=resume, overwrite=overwrite) as folder:
-        return train(model, splits, config, accelerator, folder=folder, observer=observer)
+        return train(model, splits, config, accelerator, folder=folder, observer=observer, on_epoch=on_epoch)
 
 
 def train(
@@ -83,6 +87,7 @@ def train(
     *,
     folder: RunFolder | None = None,
     observer: Observer | None = None,
+    on_epoch: EpochHook | None = None,
     data_options: Mapping[str, Any] | None = None,
     recipe: str | None = None,
 ) -> TrainingResult:
@@ -98,4 +103,4 @@ def train(
         stack.callback(keeper.close)
         shown = observer if observer is not None and parts.parallel.is_main else Silent()
         keeper.begin(recipe)
-        return Course(parts, keeper, signals, shown).train()
+        return Course(parts, keeper, signals, shown, on_epoch).train()

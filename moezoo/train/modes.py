@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from moezoo.backbones.params import freeze_backbone
 from moezoo.errors import ConfigError
 from moezoo.moe.aux_calls import aux_calls
+from moezoo.moe.dial import set_progress
 from moezoo.moe.routers import Router
 from moezoo.train.config import TrainingConfig
 
@@ -24,6 +25,7 @@ def run_modes(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_own_aux_scale(model))
         stack.enter_context(_loop_checks_numbers(model))
+        stack.callback(set_progress, model, 1.0)  # as a model is that was never trained here
         if config.deterministic:
             stack.enter_context(deterministic())
         if config.grad_checkpointing:

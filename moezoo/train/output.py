@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -37,8 +38,14 @@ def step_row(step: int, epoch: int, lr: float, seconds: float, values: StepValue
         "images": values.images,
         "seconds": seconds,
         "routing": [load_row(load) for load in values.routing],
+        **_used(values),
     }
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _used(values: StepValues) -> dict[str, Any]:
+    used = dataclasses.asdict(values.use) if values.use is not None else {}
+    return {key: value for key, value in used.items() if value is not None}
 
 
 class RunLog:
@@ -68,6 +75,9 @@ class RunLog:
             for key in ("loss", "aux_loss", "grad_norm", "lr"):
                 if row[key] is not None:
                     self._events.add_scalar(f"train/{key}", row[key], row["step"])
+            for key in ("routing_ratio", "flops_per_image"):
+                if key in row:
+                    self._events.add_scalar(f"routing/{key}", row[key], row["step"])
             for load in row["routing"]:
                 for key in ("load_entropy", "max_share", "min_share", "drop_rate", "max_violation"):
                     self._events.add_scalar(f"routing/{load['layer']}/{key}", load[key], row["step"])
@@ -80,6 +90,9 @@ class RunLog:
         if self._events is not None:
             self._events.add_scalar("val/loss", metrics.val_loss, step)
             self._events.add_scalar(f"val/{metrics.score_name}", metrics.score, step)
+            for key in ("routing_ratio", "flops_per_image"):
+                if (used := getattr(metrics, f"val_{key}")) is not None:
+                    self._events.add_scalar(f"val/{key}", used, step)
             self._events.flush()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from moezoo.errors import MoeZooError
+from moezoo.eval.answers import placed
+from moezoo.measure.image_cost import ImageCost, image_cost, may_vary
 from moezoo.train.bad_files import BadFiles
 from moezoo.train.config import TrainingConfig
 from moezoo.train.health import RoutingMeter
@@ -17,7 +21,7 @@ from moezoo.train.optim import build_optimizer
 from moezoo.train.parallel import Parallel, make_parallel
 from moezoo.train.reader import Reader
 from moezoo.train.schedule import Schedule, build_schedule
-from moezoo.train.seeding import mix, seed_all
+from moezoo.train.seeding import mix, restored_host, seed_all
 from moezoo.train.step import Stepper
 from moezoo.train.tasks import AnySplits, Task, task_of
 
@@ -47,8 +51,9 @@ def build_parts(
     parallel = make_parallel(config, accelerator)
     task = task_of(model, splits, config)
     model.to(parallel.device)
+    cost = _cost(model, task, splits)
     module = parallel.prepare(model, unused=task.leaves_parameters_out)
-    meter = RoutingMeter(model, parallel.device)
+    meter = RoutingMeter(model, parallel.device, cost)
     stack.callback(meter.close)
     reader = Reader(splits.train, task, model, config, parallel)
     stack.callback(reader.close)
@@ -82,3 +87,12 @@ def build_parts(
         refusals=Refusals(config, splits.train),
         bad_files=BadFiles(config.max_bad_files),
     )
+
+
+def _cost(model: nn.Module, task: Task, splits: AnySplits) -> ImageCost | None:
+    """Counted before the model is wrapped. A compiled one cannot be, and logs no FLOPs."""
+    if not may_vary(model) or len(splits.val) == 0:  # type: ignore[arg-type]
+        return None
+    with contextlib.suppress(MoeZooError), restored_host():
+        return image_cost(model, placed(model, task.held_out([splits.val[0]])[0]))
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,13 @@ class VizConfig:
     images: int = option(8, "images in the routing picture")
     layer: str | None = option(None, "MoE layer in the routing picture; null takes the last")
     dpi: int = option(160, "pixels per inch of the files")
+    every: int = option(0, "epochs between pictures of the routing of the same test images; 0: none while training")
 
     def __post_init__(self) -> None:
         if self.images < 1 or not 30 <= self.dpi <= 1200:
             raise ConfigError(f"images={self.images} must be at least 1 and dpi={self.dpi} from 30 to 1200.")
+        if self.every < 0:
+            raise ConfigError(f"every={self.every} is not allowed: it must be at least 0.")
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,16 @@ class Recipe:
         return f"# {command}\n{to_yaml(sections)}"
 
 
-def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Sequence[str] = ()) -> Recipe:
+def resolve_recipe(
+    name: str, *, file: str | Path | None = None, assignments: Sequence[str] = (), needs_data: bool = True
+) -> Recipe:
     """Merge and check the recipe of ``name``.
 
     Args:
         name: A model's name. ``local-dir:PATH`` takes the ``config.yaml`` in that folder.
         file: YAML with some of the sections ``model``, ``data``, ``training``, ``viz``.
         assignments: ``section.key=value``, the value in YAML. A key of the model needs no section.
+        needs_data: ``False`` lets ``dataset`` be ``""`` where nothing names one.
 
     Raises:
         UnknownModelError: No such model.
@@ -103,9 +109,11 @@ def resolve_recipe(name: str, *, file: str | Path | None = None, assignments: Se
     overlays.append(_with_sections(parse_assignments(list(assignments)), keys))
     for overlay in overlays:
         _check_sections(overlay)
+    if keys:
+        overlays = [{**each, "model": _flat(each["model"], keys)} if "model" in each else each for each in overlays]
     merged = merge({section: {} for section in SECTIONS}, *overlays)
     data = dict(merged["data"])
-    dataset = data.pop("name", None)
+    dataset = data.pop("name", None if needs_data else "")
     if not isinstance(dataset, str):
         raise ConfigError(
             f"no data set for {name!r}: give one with --set data.name=digits. "
@@ -169,7 +177,7 @@ def _warn_of_another_variant(name: str, given: Mapping[str, Any], file: str | Pa
 def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> dict[str, Any]:
     """``{"num_experts": 8}`` to ``{"model": {"num_experts": 8}}``."""
     result: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in _unfolded(given, model_keys):
         inside = key in SECTIONS
         if inside and not isinstance(value, Mapping):
             raise ConfigError(f"--set {key}={value!r}: {key!r} is a section, of keys such as {key}.key=value")
@@ -187,6 +195,35 @@ def _with_sections(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> d
             raise ConfigError(f"--set {key!r}: no such key.{hint} Sections: {', '.join(SECTIONS)}.{stored}")
         result = merge(result, {key: value} if inside else {"model": {key: value}})
     return result
+
+
+def _unfolded(given: Mapping[str, Any], model_keys: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """``{"dataset": {"input_size": 64}}``, where that is no section, as the dotted name of a field of the model."""
+    for key, value in given.items():
+        if key not in SECTIONS and key not in model_keys and isinstance(value, Mapping):
+            yield from ((model_keys.get(path, path), leaf) for path, leaf in _leaves(value, key))
+        else:
+            yield key, value
+
+
+def _flat(model: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """``{"router": {"mode": …}}`` under the field whose dotted name is ``router.mode`` or ``model.router.mode``."""
+    result: dict[str, Any] = {}
+    for key, value in model.items():
+        if key in keys or not isinstance(value, Mapping):
+            result[key] = value
+        else:
+            for path, leaf in _leaves(value, key):
+                result[keys.get(path, keys.get(f"model.{path}", path))] = leaf
+    return result
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
 
 
 def _check_sections(recipe: Mapping[str, Any]) -> None:

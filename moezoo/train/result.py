@@ -10,6 +10,9 @@ from typing import Any
 
 from moezoo.eval import Evaluation, LayerLoad
 
+USES = ("routing_ratio", "flops_per_image", "val_routing_ratio", "val_flops_per_image")
+"""The fields of :class:`EpochMetrics` that only models with big and small experts have."""
+
 
 @dataclass(frozen=True)
 class EpochMetrics:
@@ -34,6 +37,12 @@ class EpochMetrics:
     """Load of the experts over the validation images."""
     score_name: str = "accuracy"
     """What ``score`` is; larger is better."""
+    routing_ratio: float | None = None
+    """Share of the training tokens that went to a big expert, where a layer has a big and a small one."""
+    flops_per_image: float | None = None
+    """Forward FLOPs (2 x multiply-adds) that a training image took on average, under its routing."""
+    val_routing_ratio: float | None = None
+    val_flops_per_image: float | None = None
 
     @property
     def val_accuracy(self) -> float:
@@ -50,10 +59,12 @@ class EpochMetrics:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data; one line of ``metrics.jsonl``. A loss that is not finite is ``None``.
 
-        The score stands under its own name, ``val_accuracy`` for example.
+        The score stands under its own name, ``val_accuracy`` for example. What is only of models with big and small
+        experts is left out for others.
         """
         values = {f"val_{self.score_name}" if k == "score" else k: v for k, v in dataclasses.asdict(self).items()}
         del values["score_name"]
+        values = {k: v for k, v in values.items() if not (k in USES and v is None)}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
     @staticmethod
@@ -63,7 +74,7 @@ class EpochMetrics:
             {k: tuple(v) if isinstance(v, list) else v for k, v in load.items()} for load in values["routing"]
         ]
         numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items() if k != "routing"}
-        name = next(k for k in numbers if k.startswith("val_") and k != "val_loss")
+        name = next(k for k in numbers if k.startswith("val_") and k not in ("val_loss", *USES))
         score = numbers.pop(name)
         found = tuple(LayerLoad(**load) for load in loads)
         return EpochMetrics(**numbers, score=score, routing=found, score_name=name.removeprefix("val_"))

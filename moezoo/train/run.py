@@ -26,7 +26,7 @@ from moezoo.train.device import make_accelerator
 from moezoo.train.folder import open_run
 from moezoo.train.loop import train
 from moezoo.train.parallel import lost_processes
-from moezoo.train.progress import Observer
+from moezoo.train.progress import EpochHook, Observer
 from moezoo.train.recipe import Recipe
 from moezoo.train.result import TrainingResult
 from moezoo.train.seeding import seeded
@@ -97,6 +97,7 @@ def train_recipe(
     observer: Observer | None = None,
     resume: str | Path | None = None,
     overwrite: bool = False,
+    on_epoch: EpochHook | None = None,
 ) -> TrainedRun:
     """Create, train and save a model.
 
@@ -110,6 +111,7 @@ def train_recipe(
         observer: As in :func:`~moezoo.train.fit`.
         resume: As in :func:`~moezoo.train.fit`.
         overwrite: As in :func:`~moezoo.train.fit`.
+        on_epoch: As in :func:`~moezoo.train.fit`.
 
     Raises:
         OutputError: The folder cannot be written, or holds a run; found before anything is built or trained.
@@ -126,6 +128,7 @@ def train_recipe(
             accelerator,
             folder=folder,
             observer=observer,
+            on_epoch=on_epoch,
             data_options=data_options,
             recipe=recipe.to_yaml(getattr(model, "moezoo_config", None), pretrained=pretrained),
         )

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a function of the step alone, so that a resumed run needs no state of it."""
+"""What changes over a run as a function of the step alone, so that a resumed run needs no state of it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Schedule:
             return step / self.warmup
         progress = (step - 1 - self.warmup) / max(self.total - 1 - self.warmup, 1)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def progress(self, step: int) -> float:
+        """How far the run is when ``step``, counted from 1, is taken: 0 for the first one, 1 for the last."""
+        return min((step - 1) / max(self.total - 1, 1), 1.0)
 
     def apply(self, optimizer: Optimizer, step: int) -> float:
         """Set every group's rate for ``step``; returns the highest."""

@@ -47,9 +47,16 @@ def restored_host() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Every generator starts from ``seed``; afterwards they are as they were."""
+def restored() -> Iterator[None]:
+    """As :func:`restored_host`, with the accelerator's generator."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with restored_host(), torch.random.fork_rng(devices):
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every generator starts from ``seed``; afterwards they are as they were."""
+    with restored():
         seed_all(seed)
         yield

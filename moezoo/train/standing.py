@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from moezoo.eval.compute import ComputeUse
 from moezoo.train.result import EpochMetrics
 from moezoo.train.step_values import StepValues
 from moezoo.train.tasks.base import Judgement
@@ -27,6 +28,12 @@ class Standing:
     loss: float = 0.0
     aux_loss: float = 0.0
     grad_norm: float = 0.0
+    routing_ratio: float = 0.0
+    flops_per_image: float = 0.0
+    routed: int = 0
+    """Images behind ``routing_ratio``."""
+    used: int = 0
+    """Images behind ``flops_per_image``."""
     lr: float = 0.0
     """Of the last step."""
     skipped_steps: int = 0
@@ -53,9 +60,25 @@ class Standing:
             self.loss += values.images * values.loss
             self.aux_loss += values.images * values.aux_loss
             self.grad_norm += values.images * values.grad_norm
+            if values.use is not None:
+                self.used += values.images
+                self.flops_per_image += values.images * values.use.flops_per_image
+                if values.use.routing_ratio is not None:
+                    self.routed += values.images
+                    self.routing_ratio += values.images * values.use.routing_ratio
 
-    def end_epoch(self, judgement: Judgement, score_name: str, seconds: float, routing: tuple) -> EpochMetrics:
-        """Close the epoch; its metrics, which are in the history now."""
+    def end_epoch(
+        self, judgement: Judgement, score_name: str, seconds: float, routing: tuple, use: ComputeUse | None = None
+    ) -> EpochMetrics:
+        """Close the epoch; its metrics, which are in the history now.
+
+        Args:
+            judgement: Of the validation images.
+            score_name: What its score is.
+            seconds: That the validation took.
+            routing: The load of the experts over the validation images.
+            use: What those images used.
+        """
         n = max(self.images, 1)
         metrics = EpochMetrics(
             epoch=self.epoch,
@@ -68,10 +91,15 @@ class Standing:
             seconds=self.seconds + seconds,
             routing=routing,
             score_name=score_name,
+            routing_ratio=self.routing_ratio / self.routed if self.routed else None,
+            flops_per_image=self.flops_per_image / self.used if self.used else None,
+            val_routing_ratio=use.routing_ratio if use is not None else None,
+            val_flops_per_image=use.flops_per_image if use is not None else None,
         )
         self.history.append(metrics)
         self.epoch, self.position = self.epoch + 1, 0
         self.images, self.loss, self.aux_loss, self.grad_norm, self.seconds = 0, 0.0, 0.0, 0.0, 0.0
+        self.used, self.routed, self.routing_ratio, self.flops_per_image = 0, 0, 0.0, 0.0
         return metrics
 
     def to_dict(self) -> dict[str, Any]:

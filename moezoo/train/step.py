@@ -128,6 +128,7 @@ class Stepper:
             trouble = f"the loss is {loss + aux} (task {loss}, auxiliary {aux})"
         elif not math.isfinite(norm) and not self._scaler_can_help():
             trouble = f"the gradient's norm is {norm}"
+        routing = self.meter.loads(counted) if measure and math.isfinite(loss) else ()
         return StepValues(
             images=int(images),
             loss=loss,
@@ -135,7 +136,8 @@ class Stepper:
             grad_norm=norm if math.isfinite(norm) else 0.0,
             stop=stops > 0,
             updated=math.isfinite(norm) and not trouble,
-            routing=self.meter.loads(counted) if measure and math.isfinite(loss) else (),
+            routing=routing,
+            use=self.meter.use(routing),
             trouble=trouble,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moezoo.eval.compute import ComputeUse
 from moezoo.eval.routing import LayerLoad
 
 
@@ -23,5 +24,7 @@ class StepValues:
     """The optimiser took the step."""
     routing: tuple[LayerLoad, ...] = ()
     """Of the step's own tokens, where it was to be measured."""
+    use: ComputeUse | None = None
+    """What its images used, where a layer has a big and a small expert."""
     trouble: str = ""
     """Why the step was refused."""

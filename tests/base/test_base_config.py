@@ -92,8 +92,9 @@ def test_aliases_set_their_field_but_only_one_of_them():
     assert decode(Sample, {"num_experts": 7}).experts == 7
     assert decode(Sample, {"model.drop": 0.5}).rate == 0.5
     assert field_names(Sample)["drop"] == "rate"
-    with pytest.raises(ConfigError, match="'experts' is given twice, once as 'num_experts'"):
-        decode(Sample, {"experts": 7, "num_experts": 7})
+    for twice in ({"experts": 7, "num_experts": 7}, {"num_experts": 7, "experts": 7}):
+        with pytest.raises(ConfigError, match="'experts' is given twice, once as 'num_experts'"):
+            decode(Sample, twice)
 
 
 def test_lists_become_tuples_and_mappings_keep_whole_number_keys():

@@ -22,9 +22,10 @@ FLOORS = (
     {"backbones"},
     {"models", "hub", "data", "recipes"},
     {"factory"},
-    {"measure", "eval", "timm", "transformers"},
+    {"measure"},
+    {"eval", "timm", "transformers"},
     {"train", "export"},
-    {"viz"},
+    {"viz", "ablate"},
     {"functions"},
     {"cli"},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +22,9 @@ KINDS: dict[str, Callable[[Routing], Tensor]] = {
     "global_entropy to a threshold": partial(losses.global_entropy_loss, threshold=2.0),
     "budget": partial(losses.compute_budget_loss, target=0.5, gradient="probs"),
     "budget as a price": losses.compute_budget_loss,
+    "budget of each sample": lambda routing: losses.compute_budget_loss(
+        dataclasses.replace(routing, samples=max(routing.num_tokens, 1)), target=0.5, gradient="probs", scope="sample"
+    ),
     "load with noise": partial(losses.load_loss, noise_std=0.5),
 }
 

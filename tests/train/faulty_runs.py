@@ -110,7 +110,7 @@ class Told(Silent):
         self.number = done
         (self.folder / "started").touch()
 
-    def step(self, loss: float, routing: tuple = ()) -> None:
+    def step(self, loss: float, routing: tuple = (), use: object = None) -> None:
         self.number += 1
         if self.steps:
             (self.folder / f"told-{self.number}").touch()

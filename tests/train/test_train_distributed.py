@@ -1,10 +1,13 @@
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 SCRIPT = """
 import sys
+from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -41,3 +44,39 @@ def test_two_processes_train_one_model(tmp_path):
     done = subprocess.run([*command, script, tmp_path / "out"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+ROUTED = """
+import os, sys
+import torch
+sys.path.insert(0, sys.argv[3])
+from routing_toys import bright_splits, routing_toy
+from moezoo.train import TrainingConfig, fit
+
+torch.set_num_threads(1)
+world, looked = int(os.environ.get("WORLD_SIZE", 1)), []
+config = TrainingConfig(
+    epochs=1, batch_size=24 // world, lr=1e-6, warmup_epochs=0.0, device="cpu", parallel=sys.argv[2]
+)
+fit(routing_toy(), bright_splits(), config, out=sys.argv[1], on_epoch=lambda model, splits, metrics: looked.append(1))
+shown = world == 1 or (sys.argv[2] == "ddp" and os.environ["RANK"] == "0")
+assert looked == [1] * shown  # a model in pieces cannot be shown by one process
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes_log_the_ratio_of_all_their_images(tmp_path, how):
+    script = tmp_path / "script.py"
+    script.write_text(ROUTED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for name, command in (("one", [sys.executable]), ("two", torchrun)):
+        words = [*command, script, tmp_path / name, how, Path(__file__).parents[1]]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        epoch = json.loads((tmp_path / name / "metrics.jsonl").read_text())
+        test = json.loads((tmp_path / name / "metrics.json").read_text())["test"]["budget"]
+        used = ("routing_ratio", "flops_per_image", "val_routing_ratio", "val_flops_per_image")
+        found.append([*(epoch[key] for key in used), test["ratio"]["mean"], test["flops_per_image"]["p95"]])
+    assert found[0] == pytest.approx(found[1])

@@ -183,7 +183,7 @@ def test_every_step_says_how_the_experts_fare(toy_splits, tmp_path):
     seen = []
 
     class Watch(SignalAt):
-        def step(self, loss, routing=()):
+        def step(self, loss, routing=(), use=None):
             seen.append(routing)
 
     model = toy(capacity_factor=0.5)

@@ -21,6 +21,22 @@ def test_preset_then_file_then_flags(tmp_path):
     assert recipe.dataset == "digits"
 
 
+def test_the_dotted_paths_of_a_document_set_fields_of_the_model(tmp_path):
+    name = "attention_routing/digits"
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {router: {temperature: 0.5, mode: gumbel}}\n")
+    assignments = ["data.name=digits", "model.router.mode=sigmoid_gate", "dataset.patch_grid_size=8"]
+    recipe = resolve_recipe(name, file=file, assignments=assignments)
+    assert recipe.model == {"temperature": 0.5, "router_mode": "sigmoid_gate", "patch_grid_size": 8}
+    for assignment, says in [
+        ("dataset.patch_grid=8", r"Did you mean: dataset\.patch_grid_size"),
+        ("model.router.mod=gumbel", r"Did you mean: router\.mode"),
+        ("router.mode=gumbl", "Did you mean: gumbel"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            resolve_recipe(name, assignments=["data.name=digits", assignment])
+
+
 def test_variants_share_the_recipe_of_their_architecture():
     assert resolve_recipe("entity_moe_digits.dense").training == resolve_recipe("entity_moe/digits").training
 

@@ -54,7 +54,7 @@ class SignalAt(Silent):
     def __init__(self, step, signum=signal.SIGTERM):
         self.left, self.signum = step, signum
 
-    def step(self, loss, routing=()):
+    def step(self, loss, routing=(), use=None):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), self.signum)

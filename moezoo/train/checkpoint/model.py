@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from moezoo.errors import CheckpointError, WeightsMismatch
-from moezoo.hub.header import compare
+from moezoo.hub.header import compare, own_hint
 from moezoo.hub.state import shown, unwrapped
 from moezoo.train.checkpoint.names import fill, plain_name, whole_ones
 
@@ -36,6 +36,7 @@ def load_model_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             {name: (tuple(value.shape), value.dtype) for name, value in own.items()},
             {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()},
             "the checkpoint",
+            hint=own_hint(unwrapped(model)),
         )
     except WeightsMismatch as error:
         raise CheckpointError(str(error)) from None

@@ -33,6 +33,11 @@ class Parallel:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
+    @property
+    def undivided(self) -> bool:
+        """Whether the model can be run in one process alone: its parameters are in none shared out."""
+        return self.world == 1 or (self.config.parallel == "ddp" and self.config.expert_parallel == 1)
+
     def prepare(self, model: nn.Module, *, unused: bool = False) -> nn.Module:
         """Spread ``model``, which lies on its device, in place; what the training forward is to be called on.
 
