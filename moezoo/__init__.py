@@ -20,6 +20,7 @@ _EXPORTS = {
     "register_model": "moezoo.registry",
     "register_dataset": "moezoo.data",
     "register_metric": "moezoo.eval.metrics",
+    "register_aggregator": "moezoo.models.attention_routing.aggregators",
     "register_router": "moezoo.moe.routers",
     "register_experts": "moezoo.moe.experts",
     "create_model": "moezoo.factory",
@@ -28,6 +29,8 @@ _EXPORTS = {
     "upcycle": "moezoo.backbones.upcycle",
     "aux_loss": "moezoo.moe.aux",
     "collect_aux": "moezoo.moe.aux",
+    "set_budget": "moezoo.moe.dial",
+    "set_threshold": "moezoo.moe.dial",
     "record_routing": "moezoo.moe.record",
     "freeze_backbone": "moezoo.backbones.params",
     "param_groups": "moezoo.backbones.params",
@@ -42,6 +45,7 @@ _SUBPACKAGES = (
     "hub",
     "data",
     "train",
+    "ablate",
     "eval",
     "measure",
     "export",
@@ -60,7 +64,9 @@ if TYPE_CHECKING:
     from moezoo.hub.push import push_to_hub
     from moezoo.hub.save import save_pretrained
     from moezoo.measure.info import print_model_info
+    from moezoo.models.attention_routing.aggregators import register_aggregator
     from moezoo.moe.aux import aux_loss, collect_aux
+    from moezoo.moe.dial import set_budget, set_threshold
     from moezoo.moe.experts import register_experts
     from moezoo.moe.record import record_routing
     from moezoo.moe.routers import register_router

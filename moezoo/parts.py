@@ -63,8 +63,10 @@ class Registry(Generic[T]):
 adapters: Registry[Any] = Registry("adapter")
 datasets: Registry[Any] = Registry("data set")
 metrics: Registry[Any] = Registry("metric")
+aggregators: Registry[Any] = Registry("aggregator")
 # An adapter is found by its name before any model family has been imported.
 adapters.add("entity", "moezoo.models.entity_moe.adapter:ENTITY")
+adapters.add("token_routing", "moezoo.backbones.token_routing:TOKEN_ROUTING")
 for _name, _loader in {
     "digits": "digits:load_digits_splits",
     "cifar10": "cifar:load_cifar10",
@@ -82,5 +84,12 @@ for _name, _loader in {
     "trispectral": "generated.trispectral:load_trispectral",
 }.items():
     datasets.add(_name, f"moezoo.data.{_loader}")
+for _name, _aggregator in {
+    "concat": "concat:Concat",
+    "mean": "means:Mean",
+    "weighted_mean": "means:WeightedMean",
+    "attention_pool": "means:AttentionPool",
+}.items():
+    aggregators.add(_name, f"moezoo.models.attention_routing.aggregators.{_aggregator}")
 for _metric in ("balanced_accuracy", "macro_f1", "brier_score"):
     metrics.add(_metric, f"moezoo.eval.metrics:{_metric}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from moezoo.backbones.caches import without_leftovers
+from moezoo.backbones.routed_mlp import drop_routing
 from moezoo.backbones.trace import fake_copy, model_input_size
 from moezoo.errors import ConfigError
 
@@ -27,9 +28,10 @@ def measured_info(model: nn.Module, entries: Sequence[Mapping[str, Any]]) -> lis
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake, (channels, height, width) = fake_copy(model, mode), model_input_size(model, None)
-    for module in fake.modules():  # adapters and checks among them: neither changes a shape
+    for module in fake.modules():  # adapters and checks among them: none changes a shape, nor does routing
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+    drop_routing(fake)
     like = next((p for p in fake.parameters() if p.is_floating_point()), torch.zeros(()))
     with without_leftovers(fake), mode, torch.no_grad():
         images = torch.zeros(2, channels, height, width, dtype=like.dtype, device=like.device)

@@ -48,6 +48,10 @@ class AdapterKind:
     family: str | None = None
     """The model family whose configuration has these fields and ``inject_layers``, for saving an injected model."""
 
+    def inject(self, model: nn.Module, where: Any, config: Any, input_size: tuple[int, int, int] | None) -> None:
+        """Put such adapters into ``model``, in place; ``config`` is one of :attr:`config`."""
+        inject(model, where, self, config, input_size)
+
 
 @dataclass(frozen=True)
 class Injected:
@@ -63,18 +67,24 @@ def inject_moe(
     model: nn.Module,
     where: Any = "last",
     *,
-    adapter: str = "entity",
+    adapter: str | None = None,
     input_size: tuple[int, int, int] | None = None,
     **config: Any,
 ) -> nn.Module:
-    """Inject MoE adapters into a vision model, in place.
+    """Inject MoE adapters into a vision model, or let its own MLPs route their tokens, in place.
 
     At step 0 the model computes bit for bit what it did before.
+
+    ``router="threshold"`` means token routing: in the blocks at ``where`` a token gets the block's own MLP, or a small
+    one made from it, by the class token's attention to it or a learned score. The model then has ``set_budget(share)``
+    and ``set_threshold(value)``; at a budget of 1, the default, it is the model that was given. The fields are those
+    of :class:`~moezoo.backbones.token_config.TokenRoutingConfig`: ``small_ratio``, ``score``, ``budget``, ….
 
     Args:
         model: A timm model, a transformers model (its image encoder is meant: of SAM, CLIP, …), or your own.
         where: Which blocks; see :func:`moezoo.backbones.where.select_blocks`.
-        adapter: The registered kind of adapter.
+        adapter: The registered kind: ``entity`` or ``token_routing``. ``None`` means ``entity``, or with
+            ``router="threshold"`` token routing; EntityMoE with the router of that name is ``adapter="entity"``.
         input_size: (C, H, W) of an image, where the model does not say it itself.
         **config: Fields of the adapter's configuration, such as ``num_experts=8``.
 
@@ -86,10 +96,12 @@ def inject_moe(
             The model is left as it was.
         ConfigError: A field of the configuration is unknown or out of range.
     """
-    kind: AdapterKind = adapters.get(adapter)
+    if adapter is None:
+        adapter = "token_routing" if config.get("router") == "threshold" else "entity"
+    kind: Any = adapters.get(adapter)
     _check_injectable(model)
     options: Any = decode(kind.config, config, where=f"inject_moe({adapter!r})")
-    inject(model, where, kind, options, input_size)
+    kind.inject(model, where, options, input_size)
     setattr(model, INJECTED, Injected(adapter, names_inside(where, vision_part(model)[0]), options))
     return model
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from moezoo.backbones.features import FeatureModel
 from moezoo.backbones.live_experts import changed_experts, live_experts
+from moezoo.backbones.token_routing import current_routing
 from moezoo.config import override
 from moezoo.errors import ConfigError, InputError
 
@@ -25,7 +26,8 @@ def note_as_built(model: nn.Module) -> nn.Module:
 
 
 def current_config(model: nn.Module, config: T) -> T:
-    """``config`` with what ``reset_classifier``, ``set_input_size`` and surgery on experts changed since then.
+    """``config`` with what ``reset_classifier``, ``set_input_size``, surgery on experts and the dials of token routing
+    changed since then.
 
     Raises:
         ConfigError: The pooling was changed, which moves layers that the configuration alone would build elsewhere, or
@@ -43,7 +45,8 @@ def current_config(model: nn.Module, config: T) -> T:
             f"built, which its configuration cannot say; build it with global_pool={live['global_pool']!r}."
         )
     changed = {key: value for key, value in live.items() if value != built[key]}
-    return override(config, {**changed, **changed_experts(model, getattr(model, _EXPERTS))})
+    config = override(config, {**changed, **changed_experts(model, getattr(model, _EXPERTS))})
+    return current_routing(model, config)
 
 
 def live_options(model: nn.Module) -> dict[str, Any]:

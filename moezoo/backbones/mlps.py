@@ -91,14 +91,18 @@ def activation_of(function: Any) -> str | None:
     return next((name for name, act in ACTIVATIONS.items() if _same(act(x), wanted)), None)
 
 
-@torch.no_grad()
 def recognise(module: nn.Module, rank: int) -> DenseMLP | Refusal | None:
     """What MLP ``module`` is, if it is one; ``None`` when it does not even look like one.
 
     Args:
-        module: Any module; it is not changed, only a copy of it is run.
+        module: Any module, also one without values; it is not changed, only a copy of it is run.
         rank: Dimensions of its input, the batch included.
     """
+    with torch.no_grad(), torch.device("cpu"):  # also where the caller has set another default device
+        return _recognise(module, rank)
+
+
+def _recognise(module: nn.Module, rank: int) -> DenseMLP | Refusal | None:
     layers = {name: m for name, m in module.named_modules() if is_pointwise(m)}
     shapes = [widths(m) for m in layers.values()]
     if not _fits(shapes):

@@ -13,17 +13,18 @@ from moezoo.moe.layer import MoELayer
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters by role: ``moe`` (adapters, MoE layers and the experts beside them), ``head`` (the classifier),
+    """The parameters by role: ``moe`` (adapters, MoE layers and their parts beside them), ``head`` (the classifier),
     ``backbone`` (the rest).
 
-    An expert outside a MoE layer is known by an attribute ``is_expert``.
+    Outside a MoE layer an expert is known by an attribute ``is_expert``, what scores tokens for it by ``is_router``.
 
     What experts keep frozen by their nature (:meth:`~moezoo.moe.experts.Experts.frozen_parameters`: the MLP that
     low-rank experts share) is ``backbone``.
     """
     moe = {id(p) for adapter in adapters_of(model).values() for p in adapter.parameters()}
-    experts = [m for m in model.modules() if isinstance(m, MoELayer) or getattr(m, "is_expert", False)]
-    moe |= {id(p) for expert in experts for p in expert.parameters()}
+    marks = ("is_expert", "is_router")
+    parts = [m for m in model.modules() if isinstance(m, MoELayer) or any(getattr(m, mark, False) for mark in marks)]
+    moe |= {id(p) for part in parts for p in part.parameters()}
     moe -= {id(p) for m in model.modules() if isinstance(m, Experts) for p in m.frozen_parameters()}
     classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]

@@ -76,7 +76,7 @@ def upcycle(
     _check_upcyclable(model)
     path, part = vision_part(model)
     size = model_input_size(part, input_size)
-    found = _find_places(part, trace(part, size), names_inside(where, path))
+    found = find_places(part, trace(part, size), names_inside(where, path))
     made = [_make(part, place, options, start) for place, _ in found]
     _swap(part, [place for place, _ in found], made, size)
     for place, _ in found:
@@ -110,8 +110,12 @@ def _check_upcyclable(model: Any) -> None:
             raise InjectionError(f"the model is upcycled already ({name!r}); name every place in one call.")
 
 
-def _find_places(model: nn.Module, traced: Trace, where: Any) -> list[tuple[Place, str]]:
-    """Every MLP at ``where`` with the block it is in."""
+def find_places(model: nn.Module, traced: Trace, where: Any) -> list[tuple[Place, str]]:
+    """Every MLP at ``where`` with the block it is in.
+
+    Raises:
+        InjectionError: There is none, it runs more than once, or it shares its weights.
+    """
     blocks = find_blocks(traced)
     others = other_modules(traced, blocks)
     skip = tuple(adapters_of(model))

@@ -13,7 +13,7 @@ from moezoo.backbones.adapt import FIELDS, adapt
 from moezoo.backbones.create import load_backbone_weights
 from moezoo.config import field_names, override
 from moezoo.errors import ConfigError, WeightsMismatch
-from moezoo.hub.header import compare, model_shapes
+from moezoo.hub.header import compare, model_shapes, own_hint
 from moezoo.hub.load import Files, files_header, load_files
 from moezoo.hub.meta import at_most_parameters, load_skeleton
 from moezoo.hub.partial import backbone_keys
@@ -101,5 +101,5 @@ def check_fits(config: Any, build: Callable[[Any], nn.Module], stored: StoredMod
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise ConfigError(f"the stored configuration cannot be built: {error}") from error
     keep = backbone_keys(skeleton) if stored.backbone is not None else ()
-    compare(model_shapes(skeleton), header, ", ".join(map(str, files)), keep=keep)
+    compare(model_shapes(skeleton), header, ", ".join(map(str, files)), keep=keep, hint=own_hint(skeleton))
     return skeleton

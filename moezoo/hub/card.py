@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from moezoo.hub.card_text import introduction, limits, usage
+from moezoo.hub.card_text import dense_twin, dial, introduction, limits, usage
 
 PLACE = "local-dir:PATH/TO/THIS/FOLDER"
 """Stands on a card where the name of the model will be once it is published."""
@@ -144,11 +144,7 @@ def _cost(stored: Mapping[str, Any], place: str) -> list[str]:
         (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value) for name, value in flops.items()
     ]
     text = [_table(("FLOPs of one image", "value"), rows) + "\n\nA multiply-add counts as 2."] if rows else []
-    if stored["config"].get("dense") is False:
-        text.append(
-            "The dense twin has one MLP of the same active width in place of each MoE: "
-            f'`moezoo.create_model("{place}", dense=True)`, with fresh weights.'
-        )
+    text += [sentence for sentence in (dial(stored), dense_twin(stored, place)) if sentence]
     return _section("Cost", "\n\n".join(text)) if text else []
 
 

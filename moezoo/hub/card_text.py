@@ -10,6 +10,9 @@ SHOWN = 10
 NOTES = {"diff_moe": "Diff-MoE reads images and text, and has nothing to do with diffusion. "}
 """A sentence more on families whose name does not say it."""
 
+UNROUTED = ("full", "cheap", "none")
+"""Controls of attention routing that compute all cells alike."""
+
 
 def introduction(stored: Mapping[str, Any]) -> str:
     """One sentence on the model, from its configuration."""
@@ -42,6 +45,25 @@ def usage(stored: Mapping[str, Any], place: str) -> str:
             f"\nfor found in moezoo.eval.predict_files(model, {given}):\n    print(found.path, {shown}, found.error)"
         )
     return f"```python\n{code}\n```"
+
+
+def dial(stored: Mapping[str, Any]) -> str:
+    """How the compute of a model with a big and a small expert is set; empty for others."""
+    config = stored["config"]
+    if "budget_target" not in config or config.get("dense") or config.get("compute") in UNROUTED:
+        return ""
+    return "`model.set_budget(0.3)` gives the big MLP 30 % of every image, without training anew; `None` is as trained."
+
+
+def dense_twin(stored: Mapping[str, Any], place: str) -> str:
+    """How to build the model's dense twin; empty where it has none."""
+    config = stored["config"]
+    if config.get("dense") is not False or config.get("compute", "attention") != "attention":
+        return ""
+    twin = "one MLP of the same active width in place of each MoE"
+    if "budget_target" in config:
+        twin = "one MLP for all cells, as wide as the FLOPs of the target ratio allow"
+    return f'The dense twin has {twin}: `moezoo.create_model("{place}", dense=True)`, with fresh weights.'
 
 
 def limits(stored: Mapping[str, Any], licence: str | None, base_model: str | None) -> str:

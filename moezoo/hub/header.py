@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from moezoo.hub.state import shown
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype | str]]
 """Tensor name to its shape and dtype; a dtype torch does not know stays the word of the file."""
+Resized = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Tensor name to its shape in the file and in the model, where they differ."""
 
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -71,7 +73,14 @@ def model_shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dty
     return {name: (tuple(value.shape), value.dtype) for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def compare(model: Shapes, header: Shapes, source: object = "the file", *, keep: Collection[str] = ()) -> None:
+def compare(
+    model: Shapes,
+    header: Shapes,
+    source: object = "the file",
+    *,
+    keep: Collection[str] = (),
+    hint: Callable[[Resized], str] | None = None,
+) -> None:
     """Raise one :class:`WeightsMismatch` that lists every way in which the file does not fit the model.
 
     Args:
@@ -79,6 +88,7 @@ def compare(model: Shapes, header: Shapes, source: object = "the file", *, keep:
         header: From :func:`header_shapes`.
         source: What to call the file in the message.
         keep: Names whose tensors stay the model's own, whatever the file says about them.
+        hint: Says which option is behind tensors that differ in shape: a model's own ``mismatch_hint``.
     """
     missing = [name for name in model if name not in header and name not in keep]
     unexpected = [name for name in header if name not in model and name not in keep]
@@ -100,22 +110,30 @@ def compare(model: Shapes, header: Shapes, source: object = "the file", *, keep:
     }
     parts = [f"{kind} ({len(items)}): {shown(items)}" for kind, items in kinds.items() if items]
     if parts:
-        raise WeightsMismatch(f"{source} does not fit the model. " + "; ".join(parts) + "." + _hint(resized))
+        hints = (hint(resized) if hint else "") + _hint(resized)
+        raise WeightsMismatch(f"{source} does not fit the model. " + "; ".join(parts) + "." + hints)
 
 
 def check_header(model: nn.Module, path: str | os.PathLike[str], *, keep: Collection[str] = ()) -> None:
     """:func:`compare` a model (meta or real) with a file."""
-    compare(model_shapes(model), header_shapes(path), path, keep=keep)
+    compare(model_shapes(model), header_shapes(path), path, keep=keep, hint=own_hint(model))
+
+
+def own_hint(model: nn.Module) -> Callable[[Resized], str] | None:
+    """The model's ``mismatch_hint``, where it has one."""
+    return getattr(model, "mismatch_hint", None)
 
 
 def _word(dtype: torch.dtype | str) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _hint(resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
+def _hint(resized: Resized) -> str:
     """Name the option behind the differences when all of them change the same number in the same way."""
     expert = {name: pair for name, pair in resized.items() if "expert" in name or "router" in name}
-    firsts = {(a[0], b[0]) for a, b in expert.values() if a and b and a[1:] == b[1:]}
+    # Of a list of modules each has its own.
+    stacked = [pair for name, pair in expert.items() if ".members." not in name]
+    firsts = {(a[0], b[0]) for a, b in stacked if a and b and a[1:] == b[1:]}
     hints = []
     if len(firsts) == 1:
         old, new = firsts.pop()

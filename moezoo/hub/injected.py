@@ -18,6 +18,7 @@ from moezoo.backbones.hf.names import is_hf
 from moezoo.backbones.inject import INJECTED, Injected
 from moezoo.backbones.live import live_options
 from moezoo.backbones.timm_models import is_architecture, weight_tags
+from moezoo.backbones.token_routing import current_routing
 from moezoo.backbones.upcycled import UpcycledMLP
 from moezoo.config import override, to_dict
 from moezoo.errors import ConfigError, InputError, MoeZooError
@@ -100,7 +101,7 @@ def _of_timm(
         )
     tag = cfg.get("tag")
     fields = {
-        **_fields(injected),
+        **_fields(model, injected),
         "num_classes": live_options(model)["num_classes"],
         "in_chans": _channels(model, cfg),
         "backbone_tag": tag if tag in weight_tags(arch) else None,
@@ -126,16 +127,19 @@ def _of_transformers(
     config = completed(model_config(name), json.loads(model.config.to_json_string(use_diff=False)), None)
     classes = model.config.num_labels if type(model).__name__.endswith("ForImageClassification") else 0
     arguments = {**config.backbone_args, **(args or {})}
-    config = override(config, {**_fields(injected), "num_classes": classes, "backbone_args": arguments})
+    config = override(config, {**_fields(model, injected), "num_classes": classes, "backbone_args": arguments})
     return name, config, f"backbone:{repo}" if published else "fresh"
 
 
-def _fields(injected: Injected) -> dict[str, Any]:
-    """What was injected, as fields of the family's configuration."""
+def _fields(model: nn.Module, injected: Injected) -> dict[str, Any]:
+    """What was injected, as fields of the family's configuration, with the dials as they are now."""
     where = injected.where
     if isinstance(where, tuple):  # alone it is a (stage, block) pair, in a configuration a list of places
         where = [list(where)]
-    return {**to_dict(injected.config), "inject_layers": list(where) if isinstance(where, range) else where}
+    return {
+        **to_dict(current_routing(model, injected.config)),
+        "inject_layers": list(where) if isinstance(where, range) else where,
+    }
 
 
 def _channels(model: nn.Module, cfg: Mapping[str, Any]) -> int | None:

@@ -17,7 +17,7 @@ from moezoo.backbones.adapt import keys_of
 from moezoo.backbones.inject import adapters_of
 from moezoo.errors import ConfigError, NonFiniteError, WeightsCorrupted
 from moezoo.hub.files import file_digest
-from moezoo.hub.header import check_header, compare, header_shapes, model_shapes
+from moezoo.hub.header import check_header, compare, header_shapes, model_shapes, own_hint
 from moezoo.hub.state import refuse_nonfinite, shown
 from moezoo.hub.stored import StoredModel, read_stored
 
@@ -120,7 +120,7 @@ def _read(model: nn.Module, files: Files, allow_nonfinite: bool, keep: Collectio
                 f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
             )
     own, source = model_shapes(model), ", ".join(str(path) for path in files)
-    compare(own, header, source, keep=keep)
+    compare(own, header, source, keep=keep, hint=own_hint(model))
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:

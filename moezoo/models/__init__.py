@@ -2,7 +2,7 @@
 
 import importlib
 
-FAMILIES = ("entity_moe", "diff_moe")
+FAMILIES = ("entity_moe", "diff_moe", "attention_routing")
 
 
 def __getattr__(name: str):

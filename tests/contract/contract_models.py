@@ -52,10 +52,28 @@ DIFF_MOE = {
     "max_text_len": 8,
     "text_embed_dim": 8,
 }
+ATTENTION_ROUTING = {
+    "img_size": 16,
+    "patch_grid_size": 4,
+    "encoder_channels": 8,
+    "encoder_layers": 2,
+    "attention_hidden": 8,
+    "big_hidden_dim": 32,
+    "big_layers": 2,
+    "small_hidden_dim": 8,
+    "small_layers": 1,
+    "embed_dim": 16,
+    "crop_context": 1,
+    "aggregator_dim": 24,
+    "head_hidden_dim": 20,
+    "dropout": 0.0,
+    "budget_target": 0.3,
+}
+FAMILIES = {"diff_moe": DIFF_MOE, "attention_routing": ATTENTION_ROUTING}
+"""Those that do not stand on a backbone."""
 
-
-DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,), "use_gradient_checkpointing": True}
-"""What Diff-MoE's models differ in that changes nothing of what they are made of."""
+DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,)}
+"""What models without a backbone differ in that changes nothing of what they are made of."""
 
 
 def has_backbone(name):
@@ -63,22 +81,37 @@ def has_backbone(name):
     return hasattr(model_config(name), "model_name")
 
 
+def routes_tokens(config):
+    """Whether the model is a backbone whose own MLPs are experts."""
+    return hasattr(config, "small_ratio")
+
+
 def backbone_kind(config):
     """What the model is made of, but for its size."""
     if not hasattr(config, "model_name"):
-        return "diff_moe captioner" if config.captioner else "diff_moe"
+        family = type(config).__module__.split(".")[-2]
+        return f"{family} captioner" if getattr(config, "captioner", False) else family
     return next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
+
+
+def is_dense(config):
+    """Whether it is a dense twin."""
+    return getattr(config, "dense", False)
 
 
 def tiny_overrides(name):
     """Keyword arguments for ``create_model(name, …)``."""
     config = model_config(name)
     if not has_backbone(name):
-        text = {"text_encoder_layers": min(config.text_encoder_layers, 1), "top_k": 2}
-        return {**DIFF_MOE, **text, "num_classes": min(config.num_classes, 10)}
+        family = backbone_kind(config).split()[0]
+        more = {"num_classes": min(config.num_classes, 10)}
+        if family == "diff_moe":
+            more |= {"text_encoder_layers": min(config.text_encoder_layers, 1), "top_k": 2}
+        return {**FAMILIES[family], **more}
     backbone = backbone_kind(config)
     classes = {"num_classes": 5} if config.num_classes == 1000 else {}
-    return {**ADAPTER, **classes, **BY_BACKBONE[backbone]}
+    adapter = {} if routes_tokens(config) else ADAPTER
+    return {**adapter, **classes, **BY_BACKBONE[backbone]}
 
 
 def tiny_input_size(model):
@@ -121,10 +154,24 @@ def layers_run(model):
     return [name for name in layers if not name.startswith(("text_encoder.", "fusion."))]
 
 
+def is_routed(config):
+    """Whether the model has MoE layers: not the dense twin, nor a control that computes all cells alike."""
+    return not is_dense(config) and getattr(config, "compute", "attention") not in ("full", "cheap", "none")
+
+
+def learns_routes(config):
+    """Whether its routers learn, so that there is something that an auxiliary loss could ask of them."""
+    learns = getattr(config, "compute", "attention") == "attention" and getattr(config, "score", None) != "random"
+    return is_routed(config) and learns
+
+
 def disturb(model):
     """Change the answers."""
     adapters = list(adapters_of(model).values())
-    last = adapters[0].ffn.fc2 if adapters else model.img_encoder.blocks[0].attn.proj
+    if adapters:
+        last = adapters[0].ffn.fc2 if hasattr(adapters[0], "ffn") else model.blocks[0].attn.proj
+    else:
+        last = model.img_encoder.blocks[0].attn.proj if hasattr(model, "img_encoder") else model.head.hidden
     with torch.no_grad():
         last.weight.zero_()
 
@@ -132,7 +179,9 @@ def disturb(model):
 def make(name, **more):
     torch.manual_seed(0)
     model = moezoo.create_model(name, **{**tiny_overrides(name), **more})
-    for path, adapter in adapters_of(model).items() if not more.get("features_only") else ():
+    if routes_tokens(model.moezoo_config) or more.get("features_only"):
+        return model
+    for path, adapter in adapters_of(model).items():
         torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
         assert "entity_moe" in path
     return model
@@ -148,6 +197,8 @@ def distinct_when_small(names):
     seen = {}
     for name in names:
         same = {"model_name": backbone_kind(model_config(name))} if has_backbone(name) else DATA
+        if name.startswith("diff_moe/"):
+            same = {**same, "use_gradient_checkpointing": True}
         seen.setdefault(repr(model_config(name, **{**tiny_overrides(name), **same})), name)
     return list(seen.values())
 
@@ -162,9 +213,9 @@ def one_per_layout(names):
     seen = {}
     for name in names:
         config = model_config(name)
-        if config.dense or is_default(name):
+        if (is_dense(config) or is_default(name)) and not routes_tokens(config):
             twin = f"dense twin of {name.partition('/')[0]}"
-            seen.setdefault(twin if config.dense else backbone_kind(config), name)
+            seen.setdefault(twin if is_dense(config) else backbone_kind(config), name)
     return list(seen.values())
 
 

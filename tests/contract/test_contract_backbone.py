@@ -18,6 +18,8 @@ def test_starts_as_its_backbone(name):
     missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
     assert not unexpected
     assert all(".entity_moe." in key for key in missing)
+    if hasattr(model, "set_budget"):
+        model.set_budget(1.0)
     images = images_for(model)
     if is_classifier(name):
         assert torch.equal(model(images), backbone(images))

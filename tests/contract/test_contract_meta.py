@@ -2,20 +2,32 @@
 
 import pytest
 import torch
-from contract_models import answer, distinct_when_small, has_backbone, is_classifier, is_default, others_slow
+from contract_models import (
+    answer,
+    distinct_when_small,
+    has_backbone,
+    is_classifier,
+    is_default,
+    is_routed,
+    others_slow,
+    routes_tokens,
+)
 
 import moezoo
 from moezoo.backbones.create import create_backbone
 from moezoo.backbones.inject import adapters_of
 from moezoo.factory import build
 from moezoo.moe import MoELayer
+from moezoo.registry import model_config
 
 NAMES = moezoo.list_models()
 DEFAULTS = [name for name in NAMES if is_default(name)]
 """Every architecture once."""
+FAST = {*DEFAULTS, *(name for name in distinct_when_small(NAMES) if not routes_tokens(model_config(name)))}
+"""What is run by default; variants that differ in how tokens are routed alone hold the same weights."""
 
 
-@pytest.mark.parametrize("name", others_slow(NAMES, {*DEFAULTS, *distinct_when_small(NAMES)}))
+@pytest.mark.parametrize("name", others_slow(NAMES, FAST))
 def test_real_size_shapes_keys_and_counts(name):
     with torch.device("meta"):
         model = moezoo.create_model(name).eval()
@@ -26,26 +38,29 @@ def test_real_size_shapes_keys_and_counts(name):
     assert model.moezoo_name == name
     assert model.weights_origin == "fresh"
     layers = [m for m in model.modules() if isinstance(m, MoELayer)]
-    assert bool(layers) != model.moezoo_config.dense
+    assert bool(layers) == is_routed(model.moezoo_config)
 
 
-@pytest.mark.parametrize(
-    "name", others_slow([n for n in NAMES if has_backbone(n)], {*DEFAULTS, *distinct_when_small(NAMES)})
-)
+@pytest.mark.parametrize("name", others_slow([n for n in NAMES if has_backbone(n)], FAST))
 def test_adapters_are_all_that_is_added_to_a_backbone(name):
     with torch.device("meta"):
         model = moezoo.create_model(name)
         backbone = create_backbone(model.moezoo_config)
     added = adapters_of(model)
-    assert {k: v.shape for k, v in model.state_dict().items() if ".entity_moe." not in k} == {
+    child = ".token_routing." if routes_tokens(model.moezoo_config) else ".entity_moe."
+    assert {k: v.shape for k, v in model.state_dict().items() if child not in k} == {
         k: v.shape for k, v in backbone.state_dict().items()
     }
     total = sum(p.numel() for p in model.parameters())
     adapters = sum(p.numel() for a in added.values() for p in a.parameters())
     assert total == adapters + sum(p.numel() for p in backbone.parameters())
-    assert len(added) == len(_config(model)["inject_layers"]) > 0
-
     layers = [m for m in model.modules() if isinstance(m, MoELayer)]
+    if routes_tokens(model.moezoo_config):
+        blocks = len(model.blocks) // (2 if model.moezoo_config.inject_layers == "last_half" else 1)
+        assert len(added) == len(layers) == blocks
+        assert all(layer.num_experts == 2 for layer in layers)
+        return
+    assert len(added) == len(_config(model)["inject_layers"]) > 0
     assert len(layers) == (0 if model.moezoo_config.dense else len(added))
     assert all(layer.num_experts == 4 and layer.top_k == 1 for layer in layers)
 

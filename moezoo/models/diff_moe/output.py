@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
+from moezoo.models.fields import FieldMapping
 from moezoo.moe import Routing
-
-
-class FieldMapping(Mapping[str, Any]):
-    """Base of frozen dataclasses that are also mappings of their fields; those that are ``None`` are left out."""
-
-    def __getitem__(self, key: str) -> Any:
-        value = getattr(self, key) if key in _names(self) else None
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in _names(self) if getattr(self, name) is not None)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def _names(output: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(output)]
 
 
 @dataclass(frozen=True, eq=False)

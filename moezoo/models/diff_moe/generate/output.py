@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from moezoo.models.diff_moe.output import FieldMapping
+from moezoo.models.fields import FieldMapping
 
 
 @dataclass(frozen=True, eq=False)
