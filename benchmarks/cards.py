@@ -76,6 +76,37 @@ FIELDS = {
         "temperature_init",
         "dense",
     ),
+    "attention_routing": (
+        "img_size",
+        "patch_grid_size",
+        "in_channels",
+        "num_classes",
+        "encoder_channels",
+        "encoder_layers",
+        "attention_hidden",
+        "router_mode",
+        "threshold_init",
+        "temperature",
+        "temperature_final",
+        "fraction",
+        "big_hidden_dim",
+        "big_layers",
+        "small_hidden_dim",
+        "small_layers",
+        "embed_dim",
+        "big_input",
+        "small_input",
+        "crop_context",
+        "aggregator",
+        "aggregator_dim",
+        "dropout",
+        "budget_target",
+        "budget_weight",
+        "budget_scope",
+        "budget_anneal",
+        "compute",
+        "dense",
+    ),
 }
 """The fields on a family's card; ``moezoo info`` shows all of them."""
 
@@ -160,6 +191,8 @@ def sizes_table(data: dict[str, Any]) -> str:
     """Parameters and executed FLOPs, beside the plain backbone's, or the dense twin's of models without one."""
     if "twin_parameters" in data["rows"][0]:
         return _twin_sizes(data["rows"])
+    if "flops_at_0" in data["rows"][0]:
+        return _dial_sizes(data["rows"])
     head = ["model", "blocks", "parameters", "active per token", "backbone", "FLOPs per image", "backbone", "ratio"]
     rows = [
         [
@@ -183,6 +216,23 @@ def _twin_sizes(rows: list[dict[str, Any]]) -> str:
             str(row["layers"]),
             *(f"{row[key] / 1e6:.2f} M" for key in ("parameters", "active", "twin_parameters")),
             *(_flops(row[key]) for key in ("flops", "twin_flops", "text_flops", "twin_text_flops")),
+        ]
+        for row in rows
+    ]
+    return _markdown(head, cells, right=len(head) - 1)
+
+
+def _dial_sizes(rows: list[dict[str, Any]]) -> str:
+    head = ["model", "routed layers", "parameters", "without small MLPs", "FLOPs per image, budget 0", "at the target"]
+    head += ["budget 1", "without small MLPs"]
+    cells = [
+        [
+            f"`{row['model']}`",
+            str(row["layers"]),
+            *(f"{row[key] / 1e6:.2f} M" for key in ("parameters", "plain_parameters")),
+            _flops(row["flops_at_0"]),
+            f"{_flops(row['flops'])} ({row['target']:.0%})",
+            *(_flops(row[key]) for key in ("flops_at_1", "plain_flops")),
         ]
         for row in rows
     ]
@@ -313,6 +363,100 @@ def step_table(data: dict[str, Any]) -> str:
     )
 
 
+def routed_table(data: dict[str, Any]) -> str:
+    """Models that choose where to compute, beside those that do not: a row per variant."""
+    variants: dict[str, dict[str, Any]] = data["variants"]
+    first = next(iter(variants.values()))
+    images, seeds = first["test_images"][0], len(data["seeds"])
+
+    def flops(variant: dict[str, Any], key: str) -> str:
+        middle, high = (statistics.mean(each[of] for each in variant[key]) for of in ("p50", "p95"))
+        return f"{_flops(middle)} / {_flops(high)}"
+
+    def share(variant: dict[str, Any]) -> str:
+        return f"{statistics.mean(each['p50'] for each in variant['flops']) / data['full_flops']:.0%}"
+
+    def ratio(variant: dict[str, Any]) -> str:
+        if None in variant["ratio"]:
+            return "-"
+        mean, sd = (statistics.mean(each[of] for each in variant["ratio"]) for of in ("mean", "sd"))
+        return f"{mean:.1%} ± {sd:.1%}"
+
+    def box(variant: dict[str, Any]) -> str:
+        if None in variant["box"]:
+            return "-"
+        return f"{statistics.mean(each['lift'] for each in variant['box']):.1f} x"
+
+    boxes = any(None not in variant["box"] for variant in variants.values())
+    head = [f"{data['data']}, {images} test images, {seeds} seed{'s' * (seeds > 1)}", "accuracy", "over full, points"]
+    head += ["cells through the big MLP", "FLOPs per image, p50 / p95", "of full", "the same without the encoder"]
+    head += ["in the digit's box, over chance"] if boxes else []
+    rows = [
+        [
+            name,
+            _deviation(variant["accuracy"]),
+            "-" if not any(variant["over_full"]) else f"{100 * statistics.mean(variant['over_full']):+.2f}",
+            ratio(variant),
+            flops(variant, "flops"),
+            share(variant),
+            flops(variant, "without_encoder"),
+            *([box(variant)] if boxes else []),
+        ]
+        for name, variant in variants.items()
+    ]
+    note = "Mean ± standard deviation: of accuracies over the seeds, of cells over the images."
+    return f"{_markdown(head, rows, right=len(head) - 1)}\n\n{note}"
+
+
+def dial_table(data: dict[str, Any]) -> str:
+    """One trained model at several budgets."""
+    seeds = len(data["seeds"])
+    head = [f"{data['data']}, {data['test_images']} test images, {seeds} seed{'s' * (seeds > 1)}"]
+    head += ["cells through the big MLP", "accuracy", "FLOPs per image, p50"]
+    points = [("as trained", data["trained"]), *((f"budget {p['budget']:g}", p) for p in data["points"])]
+    rows = [
+        [
+            name,
+            f"{statistics.mean(point['ratio']):.1%}",
+            _deviation(point["accuracy"]),
+            _flops(statistics.mean(point["flops"])),
+        ]
+        for name, point in points
+    ]
+    return _markdown(head, rows, right=3)
+
+
+def clock_table(data: dict[str, Any]) -> str:
+    """Time and FLOPs over full compute's, ratio by ratio."""
+
+    def over(what: dict[str, Any], i: int) -> str:
+        low, high = what["intervals"][i]
+        return f"{what['over_full'][i]:.2f} x ({low:.2f} to {high:.2f})"
+
+    head = [f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds", "executed FLOPs over full compute's"]
+    head += ["inference, time over full compute's", "training step, time over full compute's"]
+    rows = [
+        [f"{ratio:.0%} of the cells", f"{data['flops'][i]:.2f} x", over(data["inference"], i), over(data["step"], i)]
+        for i, ratio in enumerate(data["ratios"])
+    ]
+    times = [f"{data[what]['full_ms']:,.1f} ms" for what in ("inference", "step")]
+    rows.append(["full compute", _flops(data["full_flops"]), *times])
+    return _markdown(head, rows, right=3)
+
+
+def vit_clock_table(data: dict[str, Any]) -> str:
+    """Time and FLOPs of a transformer that routes its tokens over those of timm's, budget by budget."""
+    rows = []
+    for i, budget in enumerate(data["budgets"]):
+        flops, time, (low, high) = data["flops"][i], data["over_full"][i], data["intervals"][i]
+        gained = f"{(1 - time) / (1 - flops):.2f}" if flops < 0.99 else ""
+        rows.append([f"{budget:g}", f"{flops:.2f} x", f"{time:.2f} x ({low:.2f} to {high:.2f})", gained])
+    rows.append(["timm's own", _flops(data["full_flops"]), f"{data['full_ms']:,.0f} ms", ""])
+    head = [f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds; budget", "executed FLOPs over timm's"]
+    head += ["inference, time over timm's", "time saved over FLOPs saved"]
+    return _markdown(head, rows, right=3)
+
+
 KINDS = {
     "sizes": sizes_table,
     "comparison": comparison_table,
@@ -322,6 +466,10 @@ KINDS = {
     "variants": variants_table,
     "leakage": leakage_table,
     "step": step_table,
+    "routed": routed_table,
+    "dial": dial_table,
+    "clock": clock_table,
+    "vit_clock": vit_clock_table,
 }
 
 

@@ -1,7 +1,7 @@
 """Parameters and executed FLOPs of the default models beside their plain backbones, or beside their dense twins where
-there is no backbone: one result per family.
+there is no backbone; of models with a dial, at both of its ends and at their target. One result per family.
 
-    python benchmarks/sizes.py          # a minute; built on the meta device, nothing is allocated
+    python benchmarks/sizes.py          # a minute; but for models with a dial nothing is allocated
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def defaults() -> list[str]:
 
 def measure(name: str) -> dict[str, Any]:
     """Counts of one model and of its backbone, or of its dense twin where it has no backbone."""
+    if hasattr(moezoo.model_config(name), "budget_target"):
+        return on_the_dial(name)
     if not getattr(moezoo.model_config(name), "model_name", None):
         return beside_twin(name)
     with torch.device("meta"):
@@ -75,6 +77,29 @@ def beside_twin(name: str) -> dict[str, Any]:
         "text_flops": told[0],
         "twin_text_flops": told[1],
     }
+
+
+def on_the_dial(name: str) -> dict[str, Any]:
+    """Counts of one model whose big experts get as much of an image as its dial says, and of what has no small ones."""
+    config: Any = moezoo.model_config(name)
+    model = moezoo.create_model(name).eval()
+    images = torch.zeros(1, *model.pretrained_cfg["input_size"])
+    layers = [module for module in model.modules() if isinstance(module, MoELayer)]
+    if getattr(config, "model_name", None):
+        plain = create_backbone(config).eval()
+    else:
+        plain = moezoo.create_model(f"{name}.full_compute").eval()
+    row = {
+        "model": name,
+        "layers": len(layers),
+        "parameters": moezoo.measure.parameters(model).total,
+        "plain_parameters": moezoo.measure.parameters(plain).total,
+        "target": config.budget_target,
+    }
+    for key, budget in (("flops_at_0", 0.0), ("flops", config.budget_target), ("flops_at_1", 1.0)):
+        moezoo.set_budget(model, budget)
+        row[key] = moezoo.measure.flops(model, images).executed
+    return {**row, "plain_flops": moezoo.measure.flops(plain, images).executed}
 
 
 def _bare(name: str) -> str:

@@ -27,10 +27,20 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """Set as ``__pydantic_config__`` on a dataclass: no coercion of ``"4"``, ``True`` or ``1.5`` into an int."""
 
 
-def option(default: Any, help: str, *, alias: tuple[str, ...] | str = ()) -> Any:
-    """A dataclass field with a one-line ``help`` (shown by ``moezoo info``) and other names it answers to."""
+def option(default: Any, help: str, *, alias: tuple[str, ...] | str = (), null: bool = False) -> Any:
+    """A dataclass field with a one-line ``help`` (shown by ``moezoo info``) and other names it answers to.
+
+    With ``null``, ``None`` is a value of its own to :func:`moezoo.create_model` too, for which it else is the default.
+    """
     aliases = (alias,) if isinstance(alias, str) else alias
-    return dataclasses.field(default=default, metadata={"help": help, "aliases": aliases})
+    return dataclasses.field(default=default, metadata={"help": help, "aliases": aliases, "null": null})
+
+
+def stated(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` without each ``None`` that only means a default; aliases count as their field."""
+    names = field_names(cls)
+    own = {field.name for field in dataclasses.fields(cls) if field.metadata.get("null")}
+    return {key: value for key, value in values.items() if value is not None or names.get(key) in own}
 
 
 def decode(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:

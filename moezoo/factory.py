@@ -12,7 +12,7 @@ from torch import nn
 
 from moezoo.backbones.create import has_backbone, load_backbone_weights, pretrained_cfg
 from moezoo.backbones.features import FeatureModel
-from moezoo.config import override
+from moezoo.config import override, stated
 from moezoo.errors import ConfigError, DataError, WeightsCorrupted, WeightsMismatch, WeightsUnavailable
 from moezoo.hub.adapted import load_stored, unless_given
 from moezoo.hub.backbone import published_weights
@@ -52,7 +52,8 @@ def create_model(
             backbone, which leaves a fresh MoE the identity.
         cache_dir: Where downloads are kept; the Hub's cache by default.
         token: Hub token.
-        **overrides: Fields of the family's configuration. As in timm, ``None`` means the default.
+        **overrides: Fields of the family's configuration. As in timm, ``None`` means the default, but of the few
+            for which it is a value of its own (``budget_target`` of attention routing).
 
     Returns:
         The model in training mode, with ``moezoo_name``, ``moezoo_config``, ``label_names`` and ``weights_origin`` set.
@@ -62,7 +63,6 @@ def create_model(
         ConfigError: An override is unknown, ill-typed or out of range.
         WeightsError: The weights cannot be had, are damaged, or do not fit.
     """
-    overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(name, str) and is_stored_name(name):
         model = _from_stored(canonical_stored_name(name), pretrained, cache_dir, token, overrides)
     else:
@@ -90,6 +90,7 @@ def _from_registry(
     name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]
 ) -> nn.Module:
     parsed, entry = resolve(name)
+    overrides = stated(type(model_config(name)), overrides)
     config = complete_config(model_config(name, **overrides), cache_dir=cache_dir, token=token)
     source = _weights_source(name, pretrained)
     canonical = str(parsed)
@@ -155,7 +156,7 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
         raise ConfigError(f"pretrained={pretrained!r} is not allowed for a stored model: it must be True or False.")
     with unchanged(name):
         stored = read_stored(name, cache_dir=cache_dir, token=token)
-        config = override(stored.config, overrides, where=name)
+        config = override(stored.config, stated(type(stored.config), overrides), where=name)
         model = load_stored(stored, config, build) if pretrained else build(config)
         if pretrained:
             _give_tokenizer(model, config, stored.tokenizer_text(), f"{stored.source}: tokenizer.json")

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
 
+from moezoo.errors import ConfigError
 from moezoo.moe import set_budget, set_threshold
 
 DIALS: Mapping[str, Callable[[nn.Module, float | None], Any]] = {"threshold": set_threshold, "budget": set_budget}
 """Factor to the function that turns it; ``None`` leaves the model as it was trained."""
+
+
+def dials_of(model: nn.Module) -> set[str]:
+    """Those that ``model`` has. They are left at what was trained."""
+    found = set()
+    for name, turn in DIALS.items():
+        with suppress(ConfigError):
+            turn(model, None)
+            found.add(name)
+    return found
 
 
 @contextmanager

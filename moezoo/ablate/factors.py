@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moezoo.ablate.dials import DIALS
+import torch
+
+from moezoo.ablate.dials import DIALS, dials_of
 from moezoo.config import field_names, parse_assignments
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean
-from moezoo.registry import is_model, model_config, resolve
+from moezoo.registry import build, is_model, model_config, resolve
 from moezoo.train import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -62,11 +64,14 @@ def family_factors(given: Any, model: str) -> tuple[Factor, ...]:
     where = f"{parsed.family}/ablation.yaml"
     if not isinstance(given, Mapping):
         return read_factors(given, model, where)
-    fields, fitting = field_names(type(model_config(model))), {}
+    config = model_config(model)
+    with torch.device("meta"):
+        dials = dials_of(build(config))
+    fields, fitting = field_names(type(config)), {}
     for name, values in given.items():
         if name == VARIANT and isinstance(values, list):
             values = [value for value in values if value == BARE or is_model(f"{parsed.base}.{value}")]
-        if values and (name in (VARIANT, *DIALS, *fields) or "." in str(name)):
+        if values and (name in (VARIANT, *dials, *fields) or "." in str(name)):
             fitting[name] = values
     if missing := [str(name) for name in given if fitting.get(name) != given[name]]:
         logger.info("%s has not all that its family's ablation varies: %s", model, ", ".join(missing))

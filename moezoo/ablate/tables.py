@@ -8,7 +8,7 @@ from rich.table import Table
 from moezoo.ablate.cells import BASE
 from moezoo.ablate.factors import words
 from moezoo.ablate.result import Ablation, Row
-from moezoo.eval.tables import plain_table
+from moezoo.eval.tables import narrow_table
 
 
 def ablation_table(ablation: Ablation) -> Table:
@@ -20,7 +20,7 @@ def ablation_table(ablation: Ablation) -> Table:
     counted = any(row.mean("flops_p50") is not None for row in ablation.rows)
     columns = ["val %", "test %"] + ["routed %"] * routed + ["MFLOPs", "p95"] * counted + ["s"]
     seeds = f", {ablation.plan.seeds} seeds" if ablation.plan.seeds > 1 else ""
-    table = plain_table(f"{ablation.plan.name}: one factor at a time{seeds}", "", *columns)
+    table = narrow_table(f"{ablation.plan.name}: one factor at a time{seeds}", "", *columns)
     factor = BASE
     for row in ablation.rows:
         if row.factor != factor:

@@ -46,14 +46,15 @@ class TokenRoutingConfig:
         1.0,
         "share of every image's tokens that the block's own MLP gets, whatever the router says; 1 is the backbone "
         "itself, null leaves it to the router, as training needs",
+        null=True,
     )
     threshold: Inside | None = option(
         None, "threshold in place of the learned one and of a budget; null leaves it to the router"
     )
     budget_target: Share | None = option(
-        0.5, "share of tokens that the budget loss asks for; null makes that loss a price"
+        0.5, "share of tokens that the budget loss asks for; null makes that loss a price", null=True
     )
-    budget_weight: Annotated[float, Ge(0.0), Le(1000.0)] = option(1.0, "weight of the budget loss; 0 leaves it out")
+    budget_weight: Annotated[float, Ge(0.0), Le(1000.0)] = option(10.0, "weight of the budget loss; 0 leaves it out")
     budget_scope: Literal["batch", "sample"] = option(
         "batch", "what has to meet the target: the mean over the batch, or every image"
     )

@@ -95,7 +95,10 @@ def _build(model: nn.Module, place: Place, attention: str | None, config: TokenR
 def _check_shared(attentions: list[str | None]) -> None:
     for attention, times in Counter(attentions).items():
         if times > 1:
-            raise InjectionError(f"{times} MLPs follow the attention {attention!r}, which scores its tokens once.")
+            raise InjectionError(
+                f"{times} MLPs follow the attention {attention!r}, which scores its tokens once. score='learned' has "
+                "no such limit."
+            )
 
 
 @dataclass(frozen=True)

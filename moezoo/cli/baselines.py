@@ -32,8 +32,10 @@ class Found:
     splits: Splits
 
 
-def variants_of(name: str) -> list[str]:
-    """All registered names of the model that ``name`` is a variant of, the model itself first.
+def variants_of(name: str, runs: Path = RUNS) -> list[str]:
+    """All names of the model that ``name`` is a variant of, the model itself first.
+
+    Those of an architecture that is built by its name alone are not registered: the ones with a folder in ``runs``.
 
     Raises:
         ConfigError: ``name`` is a stored model.
@@ -41,13 +43,16 @@ def variants_of(name: str) -> list[str]:
     """
     from moezoo.errors import ConfigError
     from moezoo.names import is_stored_name
-    from moezoo.registry import list_models, model_config, resolve
+    from moezoo.registry import is_model, list_models, model_config, resolve
 
     if is_stored_name(name):
         raise ConfigError(f"--all-baselines takes a model's name such as attention_routing/digits, not {name!r}")
     base = str(resolve(name)[0].base)
     model_config(base)
-    return [base, *(each for each in list_models(f"{base}.*") if each != base)]
+    names = [base, *(each for each in list_models(f"{base}.*") if each != base)]
+    stem = run_folder(base, runs).name
+    there = [base + path.name.removeprefix(stem) for path in sorted(runs.glob(f"{stem}.*"))]
+    return [*names, *(each for each in there if each not in names and is_model(each))]
 
 
 def title_of(name: str) -> str:
@@ -147,7 +152,7 @@ def evaluate_baselines(
     from moezoo.measure.image_cost import split_layers
     from moezoo.train.output import write_json
 
-    names = variants_of(name)
+    names = variants_of(name, runs)
     missing = missing_runs(names, runs)
     commands = "\n".join(f"  {command}" for command in missing.values())
     if len(missing) == len(names):

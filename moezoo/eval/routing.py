@@ -41,8 +41,10 @@ class LayerLoad:
 
 
 def short_name(layer: str) -> str:
-    """``blocks.3.entity_moe.moe`` as ``blocks.3``: the adapter's own path says nothing more."""
-    return layer.partition(".entity_moe")[0] or layer
+    """``blocks.3.entity_moe.moe`` as ``blocks.3``: what was put in there says nothing more by its own path."""
+    for inside in (".entity_moe", ".token_routing"):
+        layer = layer.partition(inside)[0] or layer
+    return layer
 
 
 class LoadCounter:

@@ -12,7 +12,7 @@ from moezoo.eval.budget import BudgetReport
 from moezoo.eval.comparison import Comparison
 from moezoo.eval.compute import short_number, unit_for
 from moezoo.eval.front import FrontPoint
-from moezoo.eval.tables import plain_table
+from moezoo.eval.tables import narrow_table, plain_table
 
 
 def budget_table(report: BudgetReport) -> Table:
@@ -42,7 +42,7 @@ def front_table(points: Sequence[FrontPoint], title: str = "One model at several
     names = list(points[0].metrics)
     unit, size = unit_for(max(point.budget.flops_per_image.p95 for point in points))
     more = (name.replace("_", "\n") for name in names)
-    table = _narrow(title, "budget", "top-1\n%", "ratio\n%", f"{unit}FLOPs\nmedian", "95 %", "of full\n%", *more)
+    table = narrow_table(title, "budget", "top-1\n%", "ratio\n%", f"{unit}FLOPs\nmedian", "95 %", "of full\n%", *more)
     for point in points:
         spread = point.budget.flops_per_image
         table.add_row(
@@ -62,7 +62,7 @@ def comparison_table(found: Comparison, title: str) -> Table:
     unit, size = unit_for(max(each.flops_per_image.p95 for each in found.models))
     timed = [f"ms\n/ {found.latency_batch}"] if found.latency_batch else []
     compared = ["of\nbaseline"] if found.latency_batch and found.baseline is not None else []
-    table = _narrow(
+    table = narrow_table(
         title, "model", "top-1\n%", "ratio\n%", f"{unit}FLOPs\nmedian", "95 %", "without\nchoosing", *timed, *compared
     )
     for each in found.models:
@@ -77,13 +77,6 @@ def comparison_table(found: Comparison, title: str) -> Table:
             *([f"{time.p50:.2f}"] if time is not None else []),
             *([f"{time.ratio:.2f}x"] if time is not None and time.ratio is not None else []),
         )
-    return table
-
-
-def _narrow(title: str, *columns: str) -> Table:
-    """A table with less space between its columns, so that all of them fit into 80."""
-    table = plain_table(title, *columns)
-    table.collapse_padding = True
     return table
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from moezoo.errors import ConfigError
-from moezoo.moe.aux_calls import aux_calls
+from moezoo.moe.aux_calls import AuxCalls, aux_calls
 from moezoo.moe.checks import check_probability
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.score_threshold import ScoreThresholdRouter, check_threshold
@@ -65,12 +67,20 @@ def set_progress(model: nn.Module, fraction: float) -> None:
     Raises:
         ConfigError: ``fraction`` is out of range.
     """
+    tell_progress(followers(model), fraction)
+
+
+def followers(model: nn.Module) -> list[Router | AuxCalls]:
+    """What :func:`set_progress` tells, for a loop that does not want to look for it before every step."""
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    return [*routers, *aux_calls(model)]
+
+
+def tell_progress(told: Iterable[Router | AuxCalls], fraction: float) -> None:
+    """:func:`set_progress` of the :func:`followers` of a model."""
     value = check_probability("fraction", fraction)
-    for module in model.modules():
-        if isinstance(module, Router):
-            module.progress = value
-    for calls in aux_calls(model):
-        calls.progress = value
+    for each in told:
+        each.progress = value
 
 
 def _routers(model: nn.Module, kind: type, argument: str, value: object) -> list:

@@ -14,7 +14,7 @@ from moezoo.data import Splits
 from moezoo.errors import DataError, Interrupted
 from moezoo.eval import BudgetReport, Evaluation, LayerLoad
 from moezoo.eval.budget import budget_report
-from moezoo.moe.dial import set_progress
+from moezoo.moe.dial import followers, set_progress, tell_progress
 from moezoo.moe.modes import evaluating
 from moezoo.train.batches import Batch
 from moezoo.train.ema import warmed_up
@@ -53,6 +53,7 @@ class Course:
         self.on_epoch = on_epoch
         self.config = parts.config
         self.watch = CollapseWatch(parts.model)
+        self.followers = followers(parts.model)
 
     @property
     def standing(self) -> Standing:
@@ -118,7 +119,7 @@ class Course:
         number = standing.step + 1
         scheduled = self._scheduled(position)
         lr = parts.schedule.apply(parts.optimizer, scheduled)
-        set_progress(parts.model, parts.schedule.progress(scheduled))
+        tell_progress(self.followers, parts.schedule.progress(scheduled))
         if parts.parallel.world == 1:
             batches = [batch for batch in batches if batch.content is not None]
         measure = number % self.config.log_every == 0 or parts.meter.cost is not None

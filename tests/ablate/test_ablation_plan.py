@@ -1,5 +1,6 @@
 """What an ablation is told to vary: files, ``--vary``, and what is wrong with them. Nothing is trained."""
 
+import dataclasses
 import io
 import re
 
@@ -51,6 +52,10 @@ def test_what_a_model_of_the_family_has_not_is_left_out_and_said(caplog):
     assert {"budget", "threshold"} <= set(values(plan))
     assert "patch_grid_size" not in values(plan)
     assert "has not all that its family's ablation varies: patch_grid_size" in caplog.text
+    with caplog.at_level("INFO", "moezoo"):
+        assert "threshold" not in values(resolve_plan(f"{NAME}.random_routing"))
+        assert not {"budget", "threshold"} & set(values(resolve_plan(f"{NAME}.full_compute")))
+    assert f"{NAME}.full_compute has not all that its family's ablation varies: threshold, budget" in caplog.text
     with pytest.raises(ConfigError, match="patch_grid_size"):
         resolve_plan("attention_routing/vit_tiny", vary=["patch_grid_size=2"], assignments=["data.name=digits"])
 
@@ -167,6 +172,11 @@ def test_of_equals_the_cheapest_is_chosen_and_the_table_shows_it():
     assert re.search(r"^ *1.0 • +90.0 +50.0 +- +3.00 +3.00 +1.0 *$", said, re.M)
     assert re.search(r"^ *0.5 +90.0 +50.0 +25.0 ±3.0 +2.00 +2.00 +1.0 *$", said, re.M)
     assert "\n learnable_threshold •" in said
+    spread = (measured(0.9, 12.3e6, routing_ratio=0.5, routing_ratio_sd=0.2), measured(0.5, 45.6e6))
+    twice = Ablation(dataclasses.replace(plan, seeds=2), make_rows([(s, spread) for s in settings]))
+    console.print(ablation_table(twice))
+    assert "70.0 ±28.3" in console.file.getvalue()
+    assert "…" not in console.file.getvalue()  # of several seeds too it fits
     points = ablation.points()
     assert [(p["factor"], p["value"], p["flops_per_image"]) for p in points][:2] == [
         ("temperature", 0.5, 2e6),

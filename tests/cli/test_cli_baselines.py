@@ -117,6 +117,13 @@ def test_what_cannot_be_compared_is_named(runs, tmp_path):
             run(eval_, *args)
 
 
+def test_variants_of_an_architecture_that_is_not_registered_are_those_with_a_folder(tmp_path):
+    name = "attention_routing/test_vit"
+    for folder in (".random_routing", ".routed", ".rooted"):
+        run_folder(name + folder, tmp_path).mkdir()
+    assert variants_of(f"{name}.routed", tmp_path) == [name, f"{name}.random_routing", f"{name}.routed"]
+
+
 def test_runs_of_other_images_are_not_compared(runs, tmp_path):
     for variant in ("", ".full_compute"):
         shutil.copytree(run_folder(NAME + variant, runs), run_folder(NAME + variant, tmp_path))

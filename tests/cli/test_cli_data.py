@@ -22,7 +22,7 @@ def test_list_names_every_set():
     assert all(name in text for name in datasets)
 
 
-@pytest.mark.parametrize("name", sorted(datasets))
+@pytest.mark.parametrize("name", [n for n in datasets if datasets.get(n).__module__.startswith("moezoo.")])
 def test_info_shows_every_option(name):
     result, text = run("info", name)
     assert result.exit_code == 0, text

@@ -51,6 +51,8 @@ def test_every_parameter_gets_a_finite_gradient_and_a_step_lowers_the_loss(name)
 
 def test_bfloat16_and_autocast_stay_close(name):
     model = make(name).eval()
+    if getattr(model.moezoo_config, "compute", None) == "random":
+        model.set_budget(1.0)  # lots are drawn by what a sample holds: rounded otherwise, it draws others
     images = images_for(model)
     with torch.no_grad():
         want = answer(model, images)

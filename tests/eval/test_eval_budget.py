@@ -15,6 +15,7 @@ from moezoo.errors import ConfigError
 from moezoo.eval import budget_latency, compare_models, evaluate, evaluate_front
 from moezoo.eval.boxes import BoxCounter, cell_overlap
 from moezoo.eval.compute import compute_use, short_number
+from moezoo.eval.routing import short_name
 from moezoo.eval.tables_budget import budget_table, comparison_table, front_table
 from moezoo.measure import flops
 from moezoo.measure.image_cost import image_cost
@@ -119,6 +120,8 @@ def test_one_model_at_many_budgets_and_its_dial_afterwards(data):
 
 
 def test_numbers_and_tables_fit_where_they_are_shown(data):
+    names = ("blocks.0.mlp.token_routing.moe", "blocks.3.entity_moe.moe", "moe")
+    assert [short_name(name) for name in names] == ["blocks.0.mlp", "blocks.3", "moe"]
     assert [short_number(n) for n in (0, 999.4, 999.6, 999_600, 1.5e12)] == ["0 ", "999 ", "1 k", "1 M", "1.5 T"]
     model = bright_model()
     (nothing,) = points = evaluate_front(model, data, (0.0,), metrics=None)

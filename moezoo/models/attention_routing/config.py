@@ -94,7 +94,9 @@ class AttentionRoutingConfig:
         0.1, "dropout before the classifier", alias=("drop_rate", *dotted("model.head.dropout"))
     )
     budget_target: Share | None = option(
-        0.25, "share of cells for the big MLP that the budget loss asks for; null makes that loss a price per FLOP"
+        0.25,
+        "share of cells for the big MLP that the budget loss asks for; null makes that loss a price per FLOP",
+        null=True,
     )
     budget_weight: Annotated[float, Ge(0.0), Le(1000.0)] = option(10.0, "weight of the budget loss; 0 leaves it out")
     budget_scope: Literal["batch", "sample"] = option(

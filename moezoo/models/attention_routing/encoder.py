@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -48,6 +49,7 @@ class Encoder(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """The map behind every layer."""
         found = []
+        images = images.contiguous(memory_format=torch.channels_last)  # what a CPU convolves faster, and cells in a row
         for layer in self.layers:
             again = recomputes(self)
             images = checkpoint(layer, images, use_reentrant=False) if again else layer(images)

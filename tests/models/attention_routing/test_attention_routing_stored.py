@@ -1,6 +1,7 @@
 """Saved models, features, other heads, and files that do not fit."""
 
 import pytest
+import timm
 import torch
 from attention_routing_toys import TINY, asked, images
 
@@ -30,6 +31,15 @@ def test_a_stored_model_answers_and_routes_alike(saved):
     for key in ("logits", "attention_scores", "routing_mask"):
         assert torch.equal(got[key], want[key])
     assert loaded.moezoo_config == model.moezoo_config
+
+
+def test_none_is_a_price_and_no_budget_where_models_are_created_too(saved):
+    folder, _ = saved
+    assert moezoo.create_model(DIGITS, budget_target=None, num_classes=None).config.budget_target is None
+    assert moezoo.create_model(f"local-dir:{folder}", pretrained=True, budget_target=None).config.budget_target is None
+    vit = moezoo.create_model("attention_routing/test_vit", img_size=32, budget=None, drop_rate=None)
+    assert vit.blocks[0].mlp.token_routing.moe.router.budget is None
+    assert vit.num_classes == 1000
 
 
 def test_it_takes_another_head_and_router_mode(saved):
@@ -114,3 +124,18 @@ def test_learning_rates_by_role():
             assert {id(p) for p in model.attention.parameters()} <= moe
         assert {id(p) for p in groups["head"]["params"]} == {id(p) for p in model.head.classifier.parameters()}
     assert moezoo.create_model(DIGITS, **TINY).no_weight_decay() == {"moe.router.threshold_logit"}
+
+
+@torch.no_grad()
+def test_published_models_come_back_a_transformer_with_its_dial(hub, tmp_path):
+    hub.users["hf_token"] = "user"
+    vit = timm.create_model("test_vit", img_size=32, num_classes=3)
+    moezoo.inject_moe(vit, "all", router="threshold")
+    vit.set_budget(0.4)
+    for model, size in ((moezoo.create_model(DIGITS, **TINY), (2, 16, 16)), (vit, (3, 32, 32))):
+        name = moezoo.push_to_hub(model.eval(), "user/routed", token="hf_token")
+        back = moezoo.create_model(name, pretrained=True, cache_dir=tmp_path).eval()
+        x = torch.randn(2, *size)
+        assert torch.equal(back(x), model(x))
+        moezoo.set_budget(model, 1.0)
+        assert not torch.equal(back(x), model(x))

@@ -243,7 +243,7 @@ def test_a_module_that_changes_the_number_of_rows_is_named(path):
             return x.mean(0, keepdim=True)
 
     layer = MoELayer(D, num_experts=1, expert="modules", expert_args={"modules": [Mean()]}, path=path)
-    with pytest.raises(InputError, match=r"expert 0 \(Mean\) must give \(n, 4\) for n = 5 such.*got \(1, 4\)"):
+    with pytest.raises(InputError, match=r"expert 0 \(Mean\) must give \(n, 4\) for n = 5 rows of.*got \(1, 4\)"):
         layer(torch.randn(5, D))
 
 
