@@ -66,7 +66,7 @@ metrics: Registry[Any] = Registry("metric")
 aggregators: Registry[Any] = Registry("aggregator")
 # An adapter is found by its name before any model family has been imported.
 adapters.add("entity", "moezoo.models.entity_moe.adapter:ENTITY")
-adapters.add("token_routing", "moezoo.backbones.token_routing:TOKEN_ROUTING")
+adapters.add("token_routing", "moezoo.backbones.tokens.route:TOKEN_ROUTING")
 for _name, _loader in {
     "digits": "digits:load_digits_splits",
     "cifar10": "cifar:load_cifar10",

@@ -78,7 +78,7 @@ def inject_moe(
     ``router="threshold"`` means token routing: in the blocks at ``where`` a token gets the block's own MLP, or a small
     one made from it, by the class token's attention to it or a learned score. The model then has ``set_budget(share)``
     and ``set_threshold(value)``; at a budget of 1, the default, it is the model that was given. The fields are those
-    of :class:`~moezoo.backbones.token_config.TokenRoutingConfig`: ``small_ratio``, ``score``, ``budget``, ….
+    of :class:`~moezoo.backbones.tokens.config.TokenRoutingConfig`: ``small_ratio``, ``score``, ``budget``, ….
 
     Args:
         model: A timm model, a transformers model (its image encoder is meant: of SAM, CLIP, …), or your own.

@@ -9,7 +9,7 @@ from torch import nn
 
 from moezoo.backbones.features import FeatureModel
 from moezoo.backbones.live_experts import changed_experts, live_experts
-from moezoo.backbones.token_routing import current_routing
+from moezoo.backbones.tokens.route import current_routing
 from moezoo.config import override
 from moezoo.errors import ConfigError, InputError
 

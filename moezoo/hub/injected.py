@@ -18,7 +18,7 @@ from moezoo.backbones.hf.names import is_hf
 from moezoo.backbones.inject import INJECTED, Injected
 from moezoo.backbones.live import live_options
 from moezoo.backbones.timm_models import is_architecture, weight_tags
-from moezoo.backbones.token_routing import current_routing
+from moezoo.backbones.tokens.route import current_routing
 from moezoo.backbones.upcycled import UpcycledMLP
 from moezoo.config import override, to_dict
 from moezoo.errors import ConfigError, InputError, MoeZooError

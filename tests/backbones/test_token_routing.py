@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import moezoo
 from moezoo.backbones.attention import record_attention
 from moezoo.backbones.inject import adapters_of
-from moezoo.backbones.routed_mlp import TokenRouting
+from moezoo.backbones.tokens.routed_mlp import TokenRouting
 from moezoo.errors import ConfigError, InjectionError, MoeZooError
 from moezoo.moe import MoELayer
 

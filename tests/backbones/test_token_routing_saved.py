@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 import moezoo
-from moezoo.backbones.routed_mlp import TokenRouting
 from moezoo.backbones.timm_models import load_backbone_weights
+from moezoo.backbones.tokens.routed_mlp import TokenRouting
 from moezoo.errors import ConfigError, UnknownModelError
 
 SIZE = {"img_size": 32, "num_classes": 5}

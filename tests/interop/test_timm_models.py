@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import moezoo
 from moezoo.errors import ConfigError, UnknownModelError
+from moezoo.models import FAMILIES
 from moezoo.moe import set_aux_mode
 
 SMALL = {"num_classes": 5, "dropout": 0.0, "load_balance_weight": 0.5, "router_z_weight": 0.1}
@@ -20,7 +21,7 @@ SMALL = {"num_classes": 5, "dropout": 0.0, "load_balance_weight": 0.5, "router_z
 
 
 def test_timm_finds_and_lists_them(timm_zoo):
-    names = timm_zoo.list_models(["entity_moe*", "diff_moe*"])
+    names = timm_zoo.list_models([f"{family}*" for family in FAMILIES])
     assert {"entity_moe_vit_base", "entity_moe_swin_tiny", "entity_moe_vit_tiny_patch16_224"} <= set(names)
     assert set(timm_zoo.list_models(module="moezoo")) == set(names)
     assert timm_zoo.is_model("entity_moe_vit_base.last")

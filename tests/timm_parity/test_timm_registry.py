@@ -34,13 +34,18 @@ assert model_config("mine/net.wide").width == 99
 
 
 def test_every_name_is_found_by_the_words_in_it():
-    assert moezoo.list_models("*moe*") == moezoo.list_models()
+    named = moezoo.list_models(family="diff_moe") + moezoo.list_models(family="entity_moe")
+    assert moezoo.list_models("*moe*") == named
+    assert moezoo.list_models("*") == moezoo.list_models() == moezoo.list_models(family="attention_routing") + named
     assert moezoo.list_models("*resnet*") == moezoo.list_models("entity_moe/resnet*") != []
 
 
 def test_filters_are_one_pattern_or_several_and_leave_out_others():
     both = moezoo.list_models(["*resnet50*", "*vit_tiny*"], exclude_filters="*.dense")
     assert both == [
+        *("attention_routing/vit_tiny", "attention_routing/vit_tiny.cheap_compute"),
+        *("attention_routing/vit_tiny.last_half", "attention_routing/vit_tiny.random_routing"),
+        "attention_routing/vit_tiny.routed",
         *("entity_moe/resnet50.all", "entity_moe/resnet50.last"),
         *("entity_moe/resnet50.layer3", "entity_moe/resnet50.layer4"),
         *("entity_moe/vit_tiny.all", "entity_moe/vit_tiny.last", "entity_moe/vit_tiny.last_half"),

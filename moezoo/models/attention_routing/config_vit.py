@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge, Le, Lt
 
-from moezoo.backbones.token_config import TokenRoutingConfig
+from moezoo.backbones.tokens.config import TokenRoutingConfig
 from moezoo.config import STRICT, option
 
 Count: TypeAlias = Annotated[int, Ge(1), Le(65536)]

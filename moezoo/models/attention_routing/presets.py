@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moezoo.models.attention_routing import presets_vit  # noqa: F401  (registers those of transformers)
 from moezoo.models.attention_routing.config import AttentionRoutingConfig
 from moezoo.registry import register_model
 
@@ -83,6 +84,3 @@ def attention_routing_cluttered_digits() -> AttentionRoutingConfig:
         mean=(0.1,),
         std=(0.2,),
     )
-
-
-from moezoo.models.attention_routing import presets_vit  # noqa: E402,F401  (registers those of transformers)

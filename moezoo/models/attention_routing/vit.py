@@ -8,7 +8,7 @@ from moezoo.backbones.create import create_backbone
 from moezoo.backbones.empty import allow_empty_batches
 from moezoo.backbones.inputs import expect_images
 from moezoo.backbones.live import note_as_built
-from moezoo.backbones.token_routing import route_tokens
+from moezoo.backbones.tokens.route import route_tokens
 from moezoo.models.attention_routing.config_vit import AttentionRoutingViTConfig
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from moezoo.backbones.inject import MARK
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.backbones.site import Site
-from moezoo.backbones.small_mlp import narrow_copy, narrow_state
-from moezoo.backbones.token_config import TokenRoutingConfig
-from moezoo.backbones.token_scores import AttentionScores
+from moezoo.backbones.tokens.config import TokenRoutingConfig
+from moezoo.backbones.tokens.scores import AttentionScores
+from moezoo.backbones.tokens.small_mlp import narrow_copy, narrow_state
 from moezoo.moe.layer import MoELayer
 
 CHILD = "token_routing"

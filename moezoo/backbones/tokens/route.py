@@ -20,9 +20,9 @@ from moezoo.backbones.chains import Place
 from moezoo.backbones.groups import keep_in_host_groups
 from moezoo.backbones.hf.encoder import vision_part
 from moezoo.backbones.inject import adapters_of, names_inside
-from moezoo.backbones.routed_mlp import CHILD, TokenRouting, attach_routing
-from moezoo.backbones.token_config import TokenRoutingConfig
-from moezoo.backbones.token_scores import AttentionScores, find_attention, has_class_token, resolve_score
+from moezoo.backbones.tokens.config import TokenRoutingConfig
+from moezoo.backbones.tokens.routed_mlp import CHILD, TokenRouting, attach_routing
+from moezoo.backbones.tokens.scores import AttentionScores, find_attention, has_class_token, resolve_score
 from moezoo.backbones.trace import model_input_size, trace
 from moezoo.backbones.upcycle import find_places
 from moezoo.config import override
