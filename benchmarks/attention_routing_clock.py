@@ -21,10 +21,9 @@ from typing import Annotated, Any
 import torch
 import typer
 from cards import RESULTS, clock_table, store
-from moe_timing import Run, Samples, interleave, paired
+from moe_timing import Run, Samples, paired, timed
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,25 +75,11 @@ def clocked(name: str, batch: int, rounds: int, seed: int, console: Console) -> 
     found: dict[str, Any] = {"model": name, "batch": batch, "rounds": rounds, "ratios": list(RATIOS)}
     found["flops"] = [flops[r] / flops[FULL] for r in RATIOS]
     found["full_flops"] = flops[FULL] / batch
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        for what in ("inference", "step"):
-            training = what == "step"
-            runs = {FULL: _run(full, images, labels, None, training)}
-            runs |= {str(r): _run(routed, images, labels, thresholds[r], training) for r in RATIOS}
-            for run in runs.values():
-                run.prepare()
-                run.call()
-            task = bar.add_task(what, total=1.0)
-            samples = interleave(
-                runs,
-                rounds=rounds,
-                seconds=0.0,
-                device=images.device,
-                seed=seed,
-                tick=lambda share, task=task: bar.update(task, completed=share),
-            )
-            found[what] = summary(samples)
+    for what in ("inference", "step"):
+        training = what == "step"
+        runs = {FULL: _run(full, images, labels, None, training)}
+        runs |= {str(r): _run(routed, images, labels, thresholds[r], training) for r in RATIOS}
+        found[what] = summary(timed(what, runs, console, rounds=rounds, device=images.device, seed=seed))
     return found
 
 

@@ -20,10 +20,9 @@ import timm
 import torch
 import typer
 from cards import RESULTS, store, vit_clock_table
-from moe_timing import Run, interleave, paired
+from moe_timing import Run, paired, timed
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 import moezoo
@@ -71,20 +70,7 @@ def clocked(name: str, small_ratio: float, batch: int, rounds: int, seed: int, c
         routed.set_budget(budget)
         flops.append(moezoo.measure.flops(routed, images).executed / full)
     runs = {PLAIN: _run(plain, images, None), **{str(budget): _run(routed, images, budget) for budget in BUDGETS}}
-    for run in runs.values():
-        run.prepare()
-        run.call()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("inference", total=1.0)
-        samples = interleave(
-            runs,
-            rounds=rounds,
-            seconds=0.0,
-            device=images.device,
-            seed=seed,
-            tick=lambda share: bar.update(task, completed=share),
-        )
+    samples = timed("inference", runs, console, rounds=rounds, device=images.device, seed=seed)
     over = [paired(samples[str(budget)], samples[PLAIN]) for budget in BUDGETS]
     return {
         "model": name,

@@ -27,10 +27,9 @@ import torch
 import typer
 from cards import RESULTS, step_table, store
 from diff_moe_layers import WAYS, computed_by, moe_layers
-from moe_timing import Run, Samples, interleave, paired
+from moe_timing import Run, Samples, paired, timed
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,26 +130,12 @@ def timings(model: nn.Module, step: Step, rounds: int, seed: int, console: Conso
     console.print("equal: outputs and gradients of all three")
     inputs = {name: seen_by_layers(each, step) for name, each in models.items()}
     found: dict[str, Any] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        for what in ("step", "mixtures"):
-            runs = {
-                name: _step(each, step) if what == "step" else _mixtures(each, inputs[name])
-                for name, each in models.items()
-            }
-            for run in runs.values():
-                run.prepare()
-                run.call()
-            task = bar.add_task(what, total=1.0)
-            samples = interleave(
-                runs,
-                rounds=rounds,
-                seconds=0.0,
-                device=torch.device("cpu"),
-                seed=seed,
-                tick=lambda share, task=task: bar.update(task, completed=share),
-            )
-            found[what] = summary(samples)
+    for what in ("step", "mixtures"):
+        runs = {
+            name: _step(each, step) if what == "step" else _mixtures(each, inputs[name])
+            for name, each in models.items()
+        }
+        found[what] = summary(timed(what, runs, console, rounds=rounds, device=torch.device("cpu"), seed=seed))
     return {"rounds": rounds, **found}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 Samples = dict[str, list[float | None]]
 """Milliseconds of each round by implementation; ``None`` where it sat out."""
@@ -76,6 +78,26 @@ def interleave(
         tick(min(share, 1.0))
         if share >= 1:
             return samples
+
+
+def timed(
+    what: str, runs: Mapping[str, Run], console: Console, *, rounds: int, device: torch.device, seed: int = 0
+) -> Samples:
+    """:func:`interleave` of runs that were not called yet, behind a progress bar that says ``what``."""
+    for run in runs.values():
+        run.prepare()
+        run.call()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        return interleave(
+            runs,
+            rounds=rounds,
+            seconds=0.0,
+            device=device,
+            seed=seed,
+            tick=lambda share: bar.update(task, completed=share),
+        )
 
 
 def paired(samples: Sequence[float | None], baseline: Sequence[float | None]) -> Ratio:

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 
 from moezoo.config import STRICT, option
 from moezoo.errors import ConfigError
+from moezoo.models.own_images import OwnImages
 from moezoo.names import did_you_mean
 from moezoo.parts import aggregators
 
@@ -26,7 +27,7 @@ def dotted(*paths: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class AttentionRoutingConfig:
+class AttentionRoutingConfig(OwnImages):
     """A light encoder scores the cells of an image; those above a threshold meet a big MLP, the others a small one."""
 
     __pydantic_config__ = STRICT
@@ -129,13 +130,7 @@ class AttentionRoutingConfig:
             raise ConfigError(
                 f"dense=True with compute={self.compute!r} is not allowed: the dense twin is that of 'attention'."
             )
-        if self.std is not None and min(self.std) <= 0:
-            raise ConfigError(f"std={list(self.std)} is not allowed: a standard deviation is above 0.")
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """(height, width) of the image."""
-        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+        self.check_std()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -165,21 +160,6 @@ class AttentionRoutingConfig:
         if self.router_mode == "top_fraction" or self.budget_target is None:
             return self.fraction
         return self.budget_target
-
-    @property
-    def in_chans(self) -> int:
-        """``in_channels`` under the name common to all families."""
-        return self.in_channels
-
-    @property
-    def drop_rate(self) -> float:
-        """``dropout`` under the name common to all families."""
-        return self.dropout
-
-    def per_channel(self, field: str) -> tuple[float, ...]:
-        """``mean`` or ``std``, one number per channel; stated for other channels, their average stands for each."""
-        values = getattr(self, field) or (0.5,)
-        return values if len(values) == self.in_channels else (sum(values) / len(values),) * self.in_channels
 
 
 def _known() -> str:

@@ -37,7 +37,12 @@ class ImageModel(nn.Module):
             {"module": f"encoder.layers.{i}", "num_chs": layer.out_channels, "reduction": config.sides[0] / height}
             for i, (layer, (height, _)) in enumerate(map_sizes(config))
         ]
-        self.pretrained_cfg = self.default_cfg = data_description(config)
+        self.pretrained_cfg = self.default_cfg = config.data_description(
+            architecture="attention_routing",
+            fixed_input_size=True,
+            first_conv="encoder.layers.0.conv",
+            classifier="head.classifier",
+        )
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, D) of ``forward_features`` to logits, or with ``pre_logits`` to what they are made of."""
@@ -128,20 +133,3 @@ class ImageModel(nn.Module):
             "stem": stem,
             "blocks": [(r"^encoder\.layers\.(\d+)", None), (r"^(?:attention|moe|plain|aggregator)", (99999,))],
         }
-
-
-def data_description(config: AttentionRoutingConfig) -> dict[str, Any]:
-    """How images are prepared, as timm's ``pretrained_cfg``."""
-    return {
-        "architecture": "attention_routing",
-        "num_classes": config.num_classes,
-        "input_size": (config.in_channels, *config.sides),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": config.per_channel("mean"),
-        "std": config.per_channel("std"),
-        "first_conv": "encoder.layers.0.conv",
-        "classifier": "head.classifier",
-    }

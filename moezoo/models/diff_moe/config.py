@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 
 from moezoo.config import STRICT, option
 from moezoo.errors import ConfigError
+from moezoo.models.own_images import OwnImages
 
 # The bounds are sanity checks on configurations that come from elsewhere: nothing that large is meant.
 Count: TypeAlias = Annotated[int, Ge(1), Le(65536)]
@@ -20,7 +21,7 @@ PerChannel: TypeAlias = Annotated[tuple[float, ...], Len(1, 1024)]
 
 
 @dataclass(frozen=True)
-class DiffMoEConfig:
+class DiffMoEConfig(OwnImages):
     """Image encoder, text encoder and their fusion, each a stack of attention and mixtures of experts."""
 
     __pydantic_config__ = STRICT
@@ -107,30 +108,9 @@ class DiffMoEConfig:
             raise ConfigError(
                 f"img_size={self.img_size} is not allowed: its sides must be multiples of patch_size={self.patch_size}."
             )
-        if self.std is not None and min(self.std) <= 0:
-            raise ConfigError(f"std={list(self.std)} is not allowed: a standard deviation is above 0.")
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """(height, width) of the image."""
-        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
-
-    @property
-    def in_chans(self) -> int:
-        """``in_channels`` under the name common to all families."""
-        return self.in_channels
-
-    @property
-    def drop_rate(self) -> float:
-        """``dropout`` under the name common to all families."""
-        return self.dropout
+        self.check_std()
 
     @property
     def has_text(self) -> bool:
         """Whether the parts for text are built."""
         return self.text_encoder_layers > 0
-
-    def per_channel(self, field: str) -> tuple[float, ...]:
-        """``mean`` or ``std``, one number per channel; stated for other channels, their average stands for each."""
-        values = getattr(self, field) or (0.5,)
-        return values if len(values) == self.in_channels else (sum(values) / len(values),) * self.in_channels

@@ -40,7 +40,12 @@ class ImagePath(nn.Module):
             {"module": f"img_encoder.blocks.{i}", "num_chs": config.embed_dim, "reduction": config.patch_size}
             for i in range(config.img_encoder_layers)
         ]
-        self.pretrained_cfg = self.default_cfg = data_description(config)
+        self.pretrained_cfg = self.default_cfg = config.data_description(
+            architecture="diff_moe",
+            fixed_input_size=not config.dynamic_img_size,
+            first_conv="patch_embed.proj",
+            classifier="head",
+        )
 
     def image_tokens(self, images: Tensor) -> Tensor:
         """(B, C, H, W) images to the (B, N, D) tokens that the image encoder is given, the class token first.
@@ -179,20 +184,3 @@ class ImagePath(nn.Module):
                 (r"^(?:fusion|decoder)|^log_scale", (100000,)),
             ],
         }
-
-
-def data_description(config: DiffMoEConfig) -> dict[str, Any]:
-    """How images are prepared, as timm's ``pretrained_cfg``."""
-    return {
-        "architecture": "diff_moe",
-        "num_classes": config.num_classes,
-        "input_size": (config.in_channels, *config.sides),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "fixed_input_size": not config.dynamic_img_size,
-        "mean": config.per_channel("mean"),
-        "std": config.per_channel("std"),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
