@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 from cards import RESULTS, dial_table, routed_table, store
+from recorded_runs import in_full, places, read_figures
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from moezoo import measure, model_config
+from moezoo import measure
 from moezoo.eval import evaluate_front
 from moezoo.train import resolve_recipe, train_recipe
 from moezoo.viz import FrontPoint, front_figure, save_figure
@@ -98,11 +99,11 @@ def main(
 
 def one(name: str, variant: str, seed: int, settings: Sequence[str], folder: Path) -> str:
     """Train and test one model, unless it was done; returns a line to print."""
-    run, result = _places(folder, name, variant, seed)
+    run, result = places(folder, name, variant, seed)
     if figures(folder, name, variant, seed, settings) is not None:
         return f"{result.stem}: was done"
     trained = train_recipe(recipe_of(name, variant, seed, settings), run, resume="auto")
-    found = {"recipe": in_full(name, variant, seed, settings), **figures_of(trained)}
+    found = {"recipe": in_full(recipe_of(name, variant, seed, settings)), **figures_of(trained)}
     if variant == ROUTED:
         found["dial"] = dial_of(trained)
     result.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -121,21 +122,9 @@ def recipe_of(name: str, variant: str, seed: int, settings: Sequence[str]) -> Re
     return dataclasses.replace(recipe, viz=dataclasses.replace(recipe.viz, every=0))
 
 
-def in_full(name: str, variant: str, seed: int, settings: Sequence[str]) -> str:
-    """The recipe with every value that is left at its default, the model's too."""
-    recipe = recipe_of(name, variant, seed, settings)
-    return recipe.to_yaml(model_config(recipe.name, **recipe.model))
-
-
 def figures(folder: Path, name: str, variant: str, seed: int, settings: Sequence[str]) -> dict[str, Any] | None:
-    """Of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
-    path = _places(folder, name, variant, seed)[1]
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("recipe") != in_full(name, variant, seed, settings):
-        raise SystemExit(f"{path} was made by another recipe: remove it, or take another --folder")
-    return found
+    """The figures of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
+    return read_figures(places(folder, name, variant, seed)[1], recipe_of(name, variant, seed, settings))
 
 
 def figures_of(trained: TrainedRun) -> dict[str, Any]:
@@ -207,13 +196,6 @@ def front(found: Mapping[str, Sequence[Any]]) -> Picture:
         for name, runs in found.items()
     }
     return front_figure({"attention, by its dial": dial}, points, reference=FULL)
-
-
-def _places(folder: Path, name: str, variant: str, seed: int) -> tuple[Path, Path]:
-    """The folder of a run, and its figures."""
-    stem = f"{name}-{variant.replace(' ', '_')}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / stem, folder / f"{stem}.json"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from cards import RESULTS, SCORES, store, variants_table
+from recorded_runs import in_full, places, read_figures
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -124,11 +125,11 @@ def one(name: str, variant: str, seed: int, settings: tuple[str, ...], folder: P
     torch.set_num_threads(1)
     from moezoo.train import train_recipe
 
-    run, result = _places(folder, name, variant, seed)
+    run, result = places(folder, name, variant, seed)
     if read(folder, name, variant, seed, settings) is not None:
         return f"{result.stem}: was done"
     trained = train_recipe(recipe_of(name, variant, seed, settings), run, resume="auto")
-    figures = {"recipe": in_full(name, variant, seed, settings), **figures_of(trained)}
+    figures = {"recipe": in_full(recipe_of(name, variant, seed, settings)), **figures_of(trained)}
     result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     shown = ", ".join(f"{key} {figures[key]:.2%}" for key in SCORES if figures.get(key) is not None)
@@ -144,23 +145,9 @@ def recipe_of(name: str, variant: str, seed: int, settings: Sequence[str]) -> Re
     return resolve_recipe(f"diff_moe/{ARCHS[name]}{what.suffix}", assignments=given)
 
 
-def in_full(name: str, variant: str, seed: int, settings: Sequence[str]) -> str:
-    """The recipe with every value that is left at its default, the model's too."""
-    from moezoo import model_config
-
-    recipe = recipe_of(name, variant, seed, settings)
-    return recipe.to_yaml(model_config(recipe.name, **recipe.model))
-
-
-def read(folder: Path, name: str, variant: str, seed: int, settings: tuple[str, ...]) -> dict[str, Any] | None:
+def read(folder: Path, name: str, variant: str, seed: int, settings: Sequence[str]) -> dict[str, Any] | None:
     """The figures of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
-    path = _places(folder, name, variant, seed)[1]
-    if not path.is_file():
-        return None
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    if figures.get("recipe") != in_full(name, variant, seed, settings):
-        raise SystemExit(f"{path} was made by another recipe: remove it, or take another --folder")
-    return figures
+    return read_figures(places(folder, name, variant, seed)[1], recipe_of(name, variant, seed, settings))
 
 
 def figures_of(trained: Any) -> dict[str, Any]:
@@ -214,13 +201,6 @@ def paired_p(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     if len(differences) < 2 or statistics.pstdev(differences) < 1e-12:
         return None
     return float(ttest_rel(ours, theirs).pvalue)
-
-
-def _places(folder: Path, name: str, variant: str, seed: int) -> tuple[Path, Path]:
-    """The folder of a run, and its figures."""
-    stem = f"{name}-{variant.replace(' ', '_')}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / stem, folder / f"{stem}.json"
 
 
 if __name__ == "__main__":

@@ -87,12 +87,13 @@ def test_variants_are_compared_by_a_paired_test_over_the_seeds():
 
 
 def test_a_run_that_was_done_is_read_and_not_made_again(tmp_path):
-    from diff_moe import in_full, one, read
+    from diff_moe import one, read, recipe_of
+    from recorded_runs import in_full
 
     assert read(tmp_path, "digits", "dense twin", 0, ()) is None
-    recipe = in_full("digits", "dense twin", 0, ())
+    recipe = in_full(recipe_of("digits", "dense twin", 0, ()))
     assert "dense: true" in recipe
-    assert recipe != in_full("digits", "dense twin", 1, ())
+    assert recipe != in_full(recipe_of("digits", "dense twin", 1, ()))
     (tmp_path / "digits-dense_twin-0.json").write_text(json.dumps(run(0.9, recipe=recipe)))
     assert read(tmp_path, "digits", "dense twin", 0, ())["accuracy"] == 0.9
     assert one("digits", "dense twin", 0, (), tmp_path) == "digits-dense_twin-0: was done"
