@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from cards import RESULTS, dial_table, routed_table, store
+from card_tables.routed import dial_table, routed_table
+from cards import RESULTS, store
 from recorded_runs import in_full, places, read_figures
 from rich.console import Console
 from rich.markdown import Markdown

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from cards import RESULTS, clock_table, store
+from card_tables.clocks import clock_table
+from cards import RESULTS, store
 from moe_timing import Run, Samples, paired, timed
 from rich.console import Console
 from rich.markdown import Markdown

@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import timm
 import torch
 import typer
-from cards import RESULTS, store, vit_clock_table
+from card_tables.clocks import vit_clock_table
+from cards import RESULTS, store
 from moe_timing import Run, paired, timed
 from rich.console import Console
 from rich.markdown import Markdown

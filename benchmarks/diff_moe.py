@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cards import RESULTS, SCORES, store, variants_table
+from card_tables.models import SCORES, variants_table
+from cards import RESULTS, store
 from recorded_runs import in_full, places, read_figures
 from rich.console import Console
 from rich.markdown import Markdown

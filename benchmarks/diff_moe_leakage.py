@@ -17,7 +17,8 @@ from typing import Annotated
 
 import torch
 import typer
-from cards import RESULTS, leakage_table, store
+from card_tables.models import leakage_table
+from cards import RESULTS, store
 from rich.console import Console
 from rich.markdown import Markdown
 

@@ -25,7 +25,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from cards import RESULTS, step_table, store
+from card_tables.clocks import step_table
+from cards import RESULTS, store
 from diff_moe_layers import WAYS, computed_by, moe_layers
 from moe_timing import Run, Samples, paired, timed
 from rich.console import Console

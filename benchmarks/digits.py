@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from cards import RESULTS, comparison_table, store
+from card_tables.models import comparison_table
+from cards import RESULTS, store
 from rich.console import Console
 from rich.markdown import Markdown
 

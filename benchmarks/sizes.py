@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import typer
-from cards import sizes_table, store
+from card_tables.sizes import sizes_table
+from cards import store
 
 import moezoo
 from moezoo.backbones.create import create_backbone

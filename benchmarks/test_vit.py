@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from cards import RESULTS, seeds_table, store
+from card_tables.models import seeds_table
+from cards import RESULTS, store
 from rich.console import Console
 from rich.markdown import Markdown
 

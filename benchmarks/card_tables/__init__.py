@@ -1,0 +1,1 @@
+"""What turns each kind of stored result into the table of a document."""

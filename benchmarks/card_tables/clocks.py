@@ -1,0 +1,56 @@
+"""Times beside a baseline's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from card_tables.text import flops, markdown
+
+
+def step_table(data: dict[str, Any]) -> str:
+    """A training step by three ways to compute the mixtures."""
+
+    def cells(what: dict[str, Any]) -> list[str]:
+        low, high = what["quartiles"]
+        ratio = f"{what['over_ours']:.2f} x ({what['interval'][0]:.2f} to {what['interval'][1]:.2f})"
+        return [f"{what['ms']:,.0f} ({low:,.0f} to {high:,.0f})", ratio]
+
+    return markdown(
+        [
+            f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds",
+            *("a step, ms (quartiles)", "over moezoo", "the mixtures alone, ms (quartiles)", "over moezoo"),
+        ],
+        [[way, *cells(data["step"][way]), *cells(data["mixtures"][way])] for way in data["step"]],
+        right=4,
+    )
+
+
+def clock_table(data: dict[str, Any]) -> str:
+    """Time and FLOPs over full compute's, ratio by ratio."""
+
+    def over(what: dict[str, Any], i: int) -> str:
+        low, high = what["intervals"][i]
+        return f"{what['over_full'][i]:.2f} x ({low:.2f} to {high:.2f})"
+
+    head = [f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds", "executed FLOPs over full compute's"]
+    head += ["inference, time over full compute's", "training step, time over full compute's"]
+    rows = [
+        [f"{ratio:.0%} of the cells", f"{data['flops'][i]:.2f} x", over(data["inference"], i), over(data["step"], i)]
+        for i, ratio in enumerate(data["ratios"])
+    ]
+    times = [f"{data[what]['full_ms']:,.1f} ms" for what in ("inference", "step")]
+    rows.append(["full compute", flops(data["full_flops"]), *times])
+    return markdown(head, rows, right=3)
+
+
+def vit_clock_table(data: dict[str, Any]) -> str:
+    """Time and FLOPs of a transformer that routes its tokens over those of timm's, budget by budget."""
+    rows = []
+    for i, budget in enumerate(data["budgets"]):
+        share, time, (low, high) = data["flops"][i], data["over_full"][i], data["intervals"][i]
+        gained = f"{(1 - time) / (1 - share):.2f}" if share < 0.99 else ""
+        rows.append([f"{budget:g}", f"{share:.2f} x", f"{time:.2f} x ({low:.2f} to {high:.2f})", gained])
+    rows.append(["timm's own", flops(data["full_flops"]), f"{data['full_ms']:,.0f} ms", ""])
+    head = [f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds; budget", "executed FLOPs over timm's"]
+    head += ["inference, time over timm's", "time saved over FLOPs saved"]
+    return markdown(head, rows, right=3)
