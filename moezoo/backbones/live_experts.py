@@ -23,7 +23,10 @@ def changed_experts(model: nn.Module, built: dict[str, tuple[int, int]]) -> dict
     Raises:
         ConfigError: Fields cannot say it, so that the model would be rebuilt with other shapes.
     """
-    live = live_experts(model)
+    # Who reads which source is no field of a configuration: a stored model says it apart.
+    apart = {name for name, m in model.named_modules() if isinstance(m, MoELayer) and m.experts.source_of is not None}
+    live = {name: now for name, now in live_experts(model).items() if name not in apart}
+    built = {name: then for name, then in built.items() if name not in apart}
     if live == built:
         return {}
     position = {

@@ -13,12 +13,14 @@ from moezoo.errors import ConfigError
 from moezoo.moe.arguments import check_arguments
 from moezoo.moe.attach import Switch, attach_loss
 from moezoo.moe.checks import check_choice, check_positive
-from moezoo.moe.losses import AUX_LOSSES
+from moezoo.moe.losses import AUX_LOSSES, OUTPUT_LOSSES
 from moezoo.moe.types import Routing, recomputing
 
+Outputs = Callable[[], Tensor]
 MODES = ("collected", "attached")
 REDUCTIONS = ("mean", "sum")
 DEFAULT_WEIGHTS = {"load_balancing": 0.01, "router_z": 0.001}
+KINDS = {**AUX_LOSSES, **OUTPUT_LOSSES}
 PENALTY = "penalty"
 """The kind of what a router itself adds (``Routing.penalty``): always there, its coefficient included."""
 
@@ -28,9 +30,9 @@ def check_aux_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
     if weights is None:
         return dict(DEFAULT_WEIGHTS)
     if not isinstance(weights, Mapping):
-        raise ConfigError(f"aux_weights={weights!r} is not allowed: it must map {', '.join(AUX_LOSSES)} to weights.")
+        raise ConfigError(f"aux_weights={weights!r} is not allowed: it must map {', '.join(KINDS)} to weights.")
     return {
-        check_choice("aux_weights", kind, AUX_LOSSES): check_positive(f"aux_weights[{kind!r}]", value, zero=True)
+        check_choice("aux_weights", kind, KINDS): check_positive(f"aux_weights[{kind!r}]", value, zero=True)
         for kind, value in weights.items()
     }
 
@@ -43,10 +45,12 @@ def check_aux_args(
         raise ConfigError(f"aux_args={args!r} is not allowed: it must map kinds of loss to their arguments.")
     checked = {}
     for kind, own in (args or {}).items():
-        loss = AUX_LOSSES[check_choice("aux_args", kind, weights)]
-        allowed = [name for name in inspect.signature(loss).parameters if name not in ("routing", "progress")]
+        loss = KINDS[check_choice("aux_args", kind, weights)]
+        given = ("outputs_TED", "routing", "progress")
+        allowed = [name for name in inspect.signature(loss).parameters if name not in given]
         checked[kind] = check_arguments(f"aux_args[{kind!r}]", f"loss {kind!r}", own, allowed)
-        loss(Routing.from_logits(torch.zeros(1, num_experts), 1), **checked[kind])
+        outputs = (torch.zeros(1, num_experts, 2),) if kind in OUTPUT_LOSSES else ()
+        loss(*outputs, Routing.from_logits(torch.zeros(1, num_experts), 1), **checked[kind])
     return checked
 
 
@@ -89,10 +93,15 @@ class AuxCalls:
         """Of a kind of loss; what a router adds itself has its coefficient already."""
         return self.weights.get(kind, 1.0)
 
-    def add(self, routing: Routing) -> None:
-        """Collected: compute and keep the losses of one call. A recomputation for checkpointing is not a call."""
+    def add(self, routing: Routing, outputs: Outputs | None = None) -> None:
+        """Collected: compute and keep the losses of one call. A recomputation for checkpointing is not a call.
+
+        Args:
+            routing: Of the call.
+            outputs: Gives (T, E, D) what each expert gave for each token, for losses that ask for it.
+        """
         if not self.attached:
-            self.add_terms(self._terms(routing))
+            self.add_terms(self._terms(routing, outputs))
 
     def add_terms(self, terms: dict[str, Tensor]) -> None:
         """Keep losses of one call that somebody else computed, by kind and before weighting."""
@@ -103,14 +112,14 @@ class AuxCalls:
         self.graphless = (bool(earlier) and self.graphless) or not torch.is_grad_enabled()
         self.calls = [*earlier, terms]
 
-    def attach(self, output: Tensor, routing: Routing) -> Tensor:
+    def attach(self, output: Tensor, routing: Routing, outputs: Outputs | None = None) -> Tensor:
         """Attached: ``output`` unchanged, with the losses of its call riding on it. Nothing to do without gradients.
 
         A recomputation is treated as any call: what counts is the graph that is walked back, and that is one of them.
         """
         if not self.attached or not torch.is_grad_enabled():
             return output
-        return self.attach_terms(output, self._terms(routing))
+        return self.attach_terms(output, self._terms(routing, outputs))
 
     def attach_terms(self, output: Tensor, losses: dict[str, Tensor]) -> Tensor:
         """:meth:`attach` of losses that somebody else computed, by kind and before weighting."""
@@ -123,12 +132,16 @@ class AuxCalls:
         switch = None if torch.compiler.is_compiling() else self.switch
         return attach_loss(output, scale * torch.stack(terms).sum(), switch)
 
-    def _terms(self, routing: Routing) -> dict[str, Tensor]:
-        terms = {kind: self._loss(kind, routing) for kind, weight in self.weights.items() if weight or self.report}
+    def _terms(self, routing: Routing, outputs: Outputs | None) -> dict[str, Tensor]:
+        asked = [kind for kind, weight in self.weights.items() if weight or self.report]
+        terms = {kind: self._loss(kind, routing, outputs) for kind in asked}
         return terms if routing.penalty is None else {**terms, PENALTY: routing.penalty}
 
-    def _loss(self, kind: str, routing: Routing) -> Tensor:
+    def _loss(self, kind: str, routing: Routing, outputs: Outputs | None) -> Tensor:
         args = self.args.get(kind, {})
+        if kind in OUTPUT_LOSSES:
+            assert outputs is not None
+            return OUTPUT_LOSSES[kind](outputs(), routing, **args)
         if args.get("anneal"):  # without a schedule a compiled layer need not look how far training is
             args = {**args, "progress": self.progress}
         return AUX_LOSSES[kind](routing, **args)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError, InputError
 from moezoo.moe.aux_calls import AuxCalls, check_aux_args, check_aux_weights
+from moezoo.moe.call_inputs import available_experts, by_source, token_scores, token_types
 from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
-from moezoo.moe.experts import RowSource, SharedExperts, build_experts
-from moezoo.moe.routers import Router, build_router
-from moezoo.moe.routers.per_image import PerImageRouter
+from moezoo.moe.experts import SharedExperts, Sources, build_experts
+from moezoo.moe.experts.sources import own_sources
+from moezoo.moe.fits import check_router_fits
+from moezoo.moe.routers import build_router
 from moezoo.moe.types import Routing, recomputing
 
 
@@ -99,17 +100,8 @@ class MoELayer(nn.Module):
             out_dim=out_dim,
             expert_args=expert_args,
         )
-        if self.experts.whole_maps and not _keeps_maps_whole(self.router):
-            why = (
-                "it mixes tokens. Allowed: 'per_image' and 'dense_softmax'"
-                if self.router.mixes_tokens
-                else "it may send the tokens of a map to different experts. Allowed: 'per_image', 'dense_softmax' and "
-                "routers with top_k = num_experts"
-            )
-            raise ConfigError(
-                f"router={router!r} is not allowed with expert={expert!r}, whose experts take whole maps: {why}, all "
-                "without capacity_factor."
-            )
+        weights = check_aux_weights(aux_weights)
+        check_router_fits(router, self.router, expert, self.experts, weights)
         self.path = check_choice("path", path, ("auto", *self.experts.paths))
         self.shared: SharedExperts | None = None
         if check_int("num_shared_experts", num_shared_experts, low=0):
@@ -121,7 +113,6 @@ class MoELayer(nn.Module):
             self.shared = SharedExperts(
                 dim, hidden_dim, num_shared_experts, activation=activation, dropout=dropout, gated=self.experts.gated
             )
-        weights = check_aux_weights(aux_weights)
         self.aux = AuxCalls(weights, aux_loss, layer_reduction, check_aux_args(aux_args, weights, num_experts))
 
     @property
@@ -142,19 +133,30 @@ class MoELayer(nn.Module):
         *,
         token_type: Tensor | None = None,
         scores: Tensor | None = None,
-        sources: Sequence[RowSource | None] | None = None,
+        available: Tensor | None = None,
+        sources: Sources | None = None,
         note: Callable[[Routing], None] | None = None,
-    ) -> Tensor:
+        return_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The mixture of every token.
 
         Args:
             x: (..., D). With three axes or more the first one is the sample, else all tokens are of one sample.
             token_type: (...) int64 kind of each token, for routers that go by it.
             scores: (...) in (0, 1) of each token, for routers that take scores (``score_threshold``).
-            sources: For experts that are ``modules``, where each one's rows come from instead of ``x``: a function of
-                (n,) token indices, or of ``None`` for all tokens in their order, that gives (n, ``in_dims[e]``); or
-                ``None`` for rows of ``x``. So what only some tokens need is only made for those.
+            available: (..., E) bool, the experts a token may have (whose modality is there, one at least), for routers
+                that can leave some out (``mlp_gate``, ``hierarchical``): the others weigh nothing and are not computed.
+            sources: Where each expert's rows come from instead of ``x``, which then only the router sees. Either
+                (E, ..., ``in_dim``), the rows of all tokens for each expert; or for each expert a function of (n,)
+                token indices, or of ``None`` for all tokens in their order, that gives (n, ``in_dim``), or ``None`` for
+                rows of ``x``. So what only some tokens need is only made for those. After surgery each expert reads
+                what it did; sources, columns of ``available`` and weights are then still as many as before.
             note: Is told the routing, unless this is a recomputation.
+            return_weights: Give the weights too.
+
+        Returns:
+            (..., ``out_dim``); with ``return_weights`` also (..., E) the weight of each expert for each token, 0 where
+            it is not computed, with the router's gradient.
 
         Raises:
             InputError: A shape or type does not fit.
@@ -162,38 +164,36 @@ class MoELayer(nn.Module):
         if x.dim() < 2 or x.shape[-1] != self.dim:
             raise InputError(f"MoELayer takes (..., {self.dim}), got {tuple(x.shape)}")
         if token_type is not None:
-            if token_type.shape != x.shape[:-1] or token_type.dtype != torch.int64:
-                raise InputError(
-                    f"token_type must be int64 {tuple(x.shape[:-1])}, a kind for every token, got "
-                    f"{token_type.dtype} {tuple(token_type.shape)}"
-                )
-            token_type = token_type.reshape(-1)
-        if scores is not None:
-            if scores.shape != x.shape[:-1] or not scores.is_floating_point():
-                raise InputError(
-                    f"scores must be floating-point {tuple(x.shape[:-1])}, one for every token, got {scores.dtype} "
-                    f"{tuple(scores.shape)}"
-                )
-            scores = scores.reshape(-1)
+            token_type = token_types(token_type, x)
+        extra = {} if scores is None else {"scores": token_scores(scores, x)}
+        if available is not None:
+            extra["available"] = available_experts(available, x, self.experts)
+        if sources is None and self.experts.dim != self.dim:
+            raise InputError(f"the experts take rows of width {self.experts.dim}, not {self.dim}: pass sources=")
         self.experts.check_input(x.shape)
         x_TD = x.reshape(-1, self.dim)
-        extra = {} if scores is None else {"scores": scores}
         routing = self.router(x_TD, samples=x.shape[0] if x.dim() > 2 else 1, token_type=token_type, **extra)
         if note is not None and not recomputing():
             note(routing)
-        if self.training:
-            self.aux.add(routing)
         plan = make_plan(routing, self._path(x_TD, routing))
         if sources is None:
             y_ND = self.experts(plan.gather(x_TD), plan)
         else:
+            sources = own_sources(sources, self.experts)
+            if isinstance(sources, Tensor) and sources.shape[1 : x.dim()] == x.shape[:-1]:
+                sources = sources.flatten(1, x.dim() - 1)
             y_ND = self.experts.from_sources(x_TD, plan, sources)
+        if self.training:
+            self.aux.add(routing, lambda: plan.by_token(y_ND))
         out_TD = plan.combine(y_ND)
         if self.shared is not None:
             out_TD = out_TD + self.shared(x_TD)
         if self.training:
-            out_TD = self.aux.attach(out_TD, routing)
-        return out_TD.reshape(*x.shape[:-1], self.out_dim)
+            out_TD = self.aux.attach(out_TD, routing, lambda: plan.by_token(y_ND))
+        out = out_TD.reshape(*x.shape[:-1], self.out_dim)
+        if not return_weights:
+            return out
+        return out, by_source(routing.weight_by_expert(), self.experts).unflatten(0, x.shape[:-1])
 
     def _path(self, x_TD: Tensor, routing: Routing) -> str:
         return self.experts.choose_path(x_TD, routing) if self.path == "auto" else self.path
@@ -213,9 +213,3 @@ class MoELayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"path={self.path!r}, aux={self.aux.weights}"
-
-
-def _keeps_maps_whole(router: Router) -> bool:
-    """Whether all tokens of a sample get the same experts."""
-    everywhere = router.top_k == router.num_experts or isinstance(router, PerImageRouter)
-    return everywhere and router.capacity_factor is None and not router.mixes_tokens

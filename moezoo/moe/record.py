@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from moezoo.errors import MoeZooError
 from moezoo.moe.layer import MoELayer
@@ -54,7 +55,7 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
             shapes: list[torch.Size] = []
 
             def see_input(_module, args, kwargs, shapes=shapes):
-                tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
+                tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
                 # The tokens, not their types, which may come first among keywords.
                 shapes[:] = [next((t.shape for t in tensors if t.is_floating_point()), tensors[0].shape)]
 

@@ -81,8 +81,11 @@ class Routing:
     """What is computed instead of the assignments, where tokens are mixed; the assignments then tell how much of a
     token's result comes from each expert."""
     soft_choice: Tensor | None = None
-    """(T, E) a smooth stand-in for the choice, a token's summing to one: what losses that price the choice borrow their
-    slope from. ``None``: they have the weights, or the forward ran without gradients."""
+    """(T, E) a smooth stand-in for the choice, a token's summing to how many experts it has: what losses that price the
+    choice borrow their slope from. ``None``: they have the weights, or the forward ran without gradients."""
+    everything: bool = False
+    """Every token has every expert, in the order of the experts, and none is dropped: N = T * E, with nothing to sort
+    and nothing to look up."""
     ranks: Ranks | None = None
     """The processes whose tokens the losses measure together with these; ``None`` for these alone."""
 
@@ -153,7 +156,14 @@ class Routing:
         )
 
     @staticmethod
-    def from_mask(chosen_TE: Tensor, weight_TE: Tensor, logits_TE: Tensor, order_TE: Tensor | None = None) -> Routing:
+    def from_mask(
+        chosen_TE: Tensor,
+        weight_TE: Tensor,
+        logits_TE: Tensor,
+        order_TE: Tensor | None = None,
+        *,
+        probs_TE: Tensor | None = None,
+    ) -> Routing:
         """As many experts per token as ``chosen_TE`` (bool) marks: N is T * E always, so that shapes stay fixed.
 
         A token's places go by falling ``order_TE`` (``None``: the logits), ties to the lowest index.
@@ -161,8 +171,39 @@ class Routing:
         order_TE = logits_TE if order_TE is None else order_TE
         expert_TE = order_TE.detach().sort(dim=-1, descending=True, stable=True).indices
         return Routing.from_choice(
-            expert_TE, weight_TE.gather(1, expert_TE), logits_TE, chosen_TK=chosen_TE.gather(1, expert_TE)
+            expert_TE,
+            weight_TE.gather(1, expert_TE),
+            logits_TE,
+            probs_TE=probs_TE,
+            chosen_TK=chosen_TE.gather(1, expert_TE),
         )
+
+    @staticmethod
+    def of_all(weight_TE: Tensor, logits_TE: Tensor, probs_TE: Tensor | None = None) -> Routing:
+        """Every expert for every token, in the order of the experts; ``probs_TE`` are by default the weights."""
+        T, E = weight_TE.shape
+        index_N = torch.arange(T * E, device=weight_TE.device)
+        return Routing(
+            token_index=index_N // E,
+            expert_index=index_N % E,
+            weight=weight_TE.reshape(-1),
+            logits=logits_TE,
+            clean_logits=logits_TE,
+            probs=weight_TE if probs_TE is None else probs_TE,
+            dropped=torch.zeros_like(index_N, dtype=torch.bool),
+            num_tokens=T,
+            num_experts=E,
+            everything=True,
+        )
+
+    def weight_by_expert(self) -> Tensor:
+        """(T, E) the weight of each expert for each token, 0 where it is not computed; carries the gradient."""
+        if self.everything:
+            return self.weight.view(self.num_tokens, self.num_experts)
+        kept_N = torch.where(self.dropped, 0.0, self.weight)
+        flat = kept_N.new_zeros(self.num_tokens * self.num_experts)
+        place_N = self.token_index * self.num_experts + self.expert_index
+        return flat.scatter_add(0, place_N, kept_N).view(self.num_tokens, self.num_experts)
 
     def counts(self, *, dropped: bool = False) -> Tensor:
         """(E,) float: assignments per expert; with ``dropped`` those that found it full are counted too.
@@ -184,6 +225,8 @@ class Routing:
         if self.slots is not None:
             B, _, _, S = self.slots.dispatch.shape
             return [B * S] * E
+        if self.everything:
+            return [self.num_tokens] * E
         if not has_values(self.dropped):
             each, more = divmod(len(self.dropped), E)
             return [each + (e < more) for e in range(E)]

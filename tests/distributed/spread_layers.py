@@ -26,6 +26,14 @@ LAYERS: dict[str, dict[str, Any]] = {
     "dropping": {"path": "sorted", "capacity_factor": 0.5},
     "gated": {"expert": "glu"},
     "residual": {"expert": "residual_mlp", "expert_args": {"residual": "identity"}},
+    "sources": {
+        "router": "mlp_gate",
+        "top_k": 4,
+        "router_args": {"dropout": 0.0},
+        "expert": "residual_mlp",
+        "expert_args": {"in_dim": 3},
+        "out_dim": DIM,
+    },
     "lora": {"expert": "lora"},
     "slots": {"router": "soft", "top_k": 4},
     "threshold": {"router": "threshold", "router_args": {"min_experts": 0}},
@@ -50,10 +58,18 @@ def tokens(count: int) -> Tensor:
     return torch.randn(1, count, DIM, generator=generator, dtype=torch.float64)
 
 
+def called(moe: MoELayer, x: Tensor) -> Tensor:
+    """What ``moe`` makes of ``x``; experts with sources get a part of it each."""
+    width = moe.experts.dim
+    if width == DIM:
+        return moe(x)
+    return moe(x, sources=torch.stack([x[..., e : e + width] for e in range(moe.num_experts)]))
+
+
 def run(moe: MoELayer, x: Tensor, recompute: bool = False) -> dict[str, Tensor]:
     """The output of ``x``, and the gradients of its squares."""
     x = x.clone().requires_grad_()
-    y = checkpoint(moe, x, use_reentrant=False) if recompute else moe(x)
+    y = checkpoint(called, moe, x, use_reentrant=False) if recompute else called(moe, x)
     y.square().sum().backward()
     gradients = {name: p.grad for name, p in moe.named_parameters() if p.requires_grad}
     assert all(grad is not None for grad in gradients.values())
@@ -76,7 +92,7 @@ def check_layers(counts: tuple[int, ...]) -> None:
                     value, _ = value.full_tensor(), dist.all_reduce(want[key])
                 assert torch.allclose(value, want[key], rtol=0, atol=1e-12), (name, key)
             with torch.no_grad():
-                assert torch.allclose(spread.eval()(x), whole.eval()(x), rtol=0, atol=1e-12), name
+                assert torch.allclose(called(spread.eval(), x), called(whole.eval(), x), rtol=0, atol=1e-12), name
             gather_experts(spread)
             assert type(spread.experts) is type(whole.experts)
             assert all(torch.equal(a, b) for a, b in zip(spread.parameters(), whole.parameters(), strict=True)), name

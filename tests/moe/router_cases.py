@@ -12,6 +12,8 @@ from moezoo.moe import MoELayer
 CASES: dict[str, dict[str, Any]] = {
     "attentive": {"key_dim": 3},
     "bpr_topk": {},
+    "complexity": {},
+    "complexity_in_order": {"ranked": False},
     "cosine": {"projection_dim": 3},
     "dense_softmax": {"temperature": 0.7},
     "expert_choice": {},
@@ -19,6 +21,9 @@ CASES: dict[str, dict[str, Any]] = {
     "group_limited": {"num_groups": 2},
     "hash": {},
     "hash_types": {"key": "token_type"},
+    "hierarchical": {"num_groups": 2, "num_heads": 2, "dropout": 0.0},
+    "mlp_gate": {"num_heads": 2, "dropout": 0.0},
+    "mlp_gate_skipping": {"eval_top_k": 2, "threshold": 0.3, "gate_layers": 1},
     "modality": {},
     "multihead": {"num_heads": 3},
     "noisy_topk": {},
@@ -41,18 +46,22 @@ FIXED = {"fixed_cells", "hash", "hash_types", "modality", "random", "random_frac
 """Without parameters."""
 BY_POSITION = {"fixed_cells", "hash", "random", "random_fraction"}
 """A token's experts go by its place, so that moving it moves them."""
-DYNAMIC = {"relu", "threshold", "top_p"}
+DYNAMIC = {"complexity", "complexity_in_order", "mlp_gate_skipping", "relu", "threshold", "top_p"}
 """The number of a token's experts varies."""
 MIXING = {"soft"}
 """Experts compute mixtures of a sample's tokens, not tokens; all of them, without a capacity."""
-NO_DENSE_LIMIT = {"relu", "threshold"} | MIXING | SPLIT
+NO_DENSE_LIMIT = {"complexity", "complexity_in_order", "mlp_gate_skipping", "relu", "threshold"} | MIXING | SPLIT
 """With K = E they are no mixture weighted by ``probs``, or K is never E."""
 BY_SAMPLE = {"expert_choice", "per_image"} | MIXING
 """A token's result depends on the others of its sample."""
 
 
+VARIANTS = {"complexity_in_order": "complexity", "hash_types": "hash", "mlp_gate_skipping": "mlp_gate"}
+"""Cases that are a registered router with other arguments."""
+
+
 def registered(name: str) -> str:
-    return "hash" if name == "hash_types" else name
+    return VARIANTS.get(name, name)
 
 
 def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tuple[int, int, dict[str, Any]]:
@@ -62,8 +71,14 @@ def fitting(name: str, num_experts: int, top_k: int, own: dict[str, Any]) -> tup
     router_args = {**CASES[name], **own}
     if name == "group_limited" and (num_experts % 2 or top_k > num_experts // 2):
         router_args["num_groups"] = 1
-    if name == "dense_softmax":
+    if name in ("dense_softmax", "hierarchical", "mlp_gate", "mlp_gate_skipping"):
         top_k = num_experts
+    if name == "mlp_gate_skipping":
+        router_args["eval_top_k"] = min(2, num_experts)
+    if name == "hierarchical" and num_experts % 2:
+        router_args["num_groups"] = 1
+    if registered(name) == "complexity":
+        top_k = min(top_k, max(num_experts - 1, 1))
     if name in MIXING:
         top_k = 1
     if name == "modality" and num_experts % top_k:

@@ -29,7 +29,8 @@ from moezoo.moe.experts import experts as registered_experts
 
 PLACED = {"conv"}
 """Experts that look at where a token lies."""
-ALWAYS = {"dense_softmax", "multihead", "expert_choice", "relu", "threshold", "top_p"} | SPLIT
+GATES = {"complexity", "complexity_in_order", "hierarchical", "mlp_gate", "mlp_gate_skipping"}
+ALWAYS = {"dense_softmax", "multihead", "expert_choice", "relu", "threshold", "top_p"} | GATES | SPLIT
 """Routers that may leave no expert idle."""
 NOISY = {"noisy_topk", "shazeer_topk", "random", "random_fraction"}
 FREE = [case for case in ON_THE_REFERENCE if case[0] not in MIXING]

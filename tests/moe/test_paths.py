@@ -16,6 +16,7 @@ from moezoo.moe import MoELayer, Routing, packed_bytes, repack, set_packing
 from moezoo.moe.modes import evaluating
 from moezoo.moe.paths import RUN as PATHS
 from moezoo.moe.paths.choose import FEW
+from moezoo.moe.paths.products import inferred
 from moezoo.moe.routers import SoftmaxTopKRouter
 
 RUN = [path for path in PATHS if path != "native"]  # which has tests of its own
@@ -427,3 +428,31 @@ class TestPackedWeights:
             expected = self.expected(layer, x)
             torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
             assert packed_bytes(layer) == 0
+
+
+class OfItsOwn(torch.Tensor):
+    """A weight that brings its own product, as quantised ones do."""
+
+    @staticmethod
+    def __new__(cls, weight):
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+
+    def __init__(self, weight):
+        self.inner = weight
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            return func(args[0], args[1].inner, *args[2:])
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(str(func))
+
+
+def test_weights_with_a_product_of_their_own_are_asked_for_it():
+    x, weight, bias = torch.randn(16, 6), torch.randn(4, 6), torch.randn(4)
+    with torch.no_grad():
+        torch.testing.assert_close(inferred(x, OfItsOwn(weight), bias), x @ weight.T + bias)

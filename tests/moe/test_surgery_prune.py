@@ -16,11 +16,11 @@ D = 8
 ROUTERS = {name: {} for name in routers} | {"group_limited": {"num_groups": 2, "top_groups": 2}}
 SPLIT = {"fixed_cells", "random_fraction", "score_threshold"}
 """Between two experts, always."""
-WITHOUT_ROWS = {"hash", "modality", "random"} | SPLIT
+WITHOUT_ROWS = {"hash", "hierarchical", "modality", "random"} | SPLIT
 
 
 def layer(router="softmax_topk", num_experts=6, top_k=2, **kwargs):
-    if router in ("dense_softmax", "soft"):
+    if router in ("dense_softmax", "hierarchical", "mlp_gate", "soft"):
         top_k = 1
     if router in SPLIT:
         num_experts, top_k = 2, 1
@@ -258,7 +258,7 @@ def test_routers_without_rows_are_refused_by_name(router, x):
 def test_other_experts_and_shared_parameters_are_refused(x):
     made = layer()
     made.experts.register_buffer("scale", torch.ones(6))
-    with pytest.raises(ConfigError, match=r"StackedMLP experts; surgery knows those of expert='mlp' and expert='glu'"):
+    with pytest.raises(ConfigError, match=r"StackedMLP experts; surgery knows those of expert='mlp', 'glu' and 'res"):
         prune_experts(made, keep=4, data=x)
     model = Two()
     model.second = copy.deepcopy(model.first)

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from moezoo.errors import InputError
+
 STATIC_PATHS = frozenset({"grouped", "static"})
 """Paths whose shapes do not depend on where the tokens go, as tracing needs."""
 
@@ -42,6 +44,14 @@ class Plan(ABC):
     @abstractmethod
     def gather(self, x_TD: Tensor) -> Tensor:
         """(N, D): each expert's rows, one expert after the other."""
+
+    def by_token(self, y_ND: Tensor) -> Tensor:
+        """(T, E, D): each expert's result for each token, zeros where it has none.
+
+        Raises:
+            InputError: Experts compute mixtures of tokens.
+        """
+        raise InputError("what an expert gave for a token is not known where it computes mixtures of tokens")
 
     @abstractmethod
     def combine(self, y_ND: Tensor) -> Tensor:

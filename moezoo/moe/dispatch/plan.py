@@ -35,6 +35,15 @@ class AssignmentPlan(Plan):
             return x_TD.index_select(0, self.token_index)
         return gather_rows(x_TD, self.token_index, self.bags)
 
+    def by_token(self, y_ND: Tensor) -> Tensor:
+        """(T, E, D): each expert's result for each token, zeros where it has none."""
+        E = self.counts.shape[0]
+        if self.static:  # dropped rows, which stand last, are nobody's
+            kept_N = torch.arange(y_ND.shape[0], device=y_ND.device) < self.counts.sum()
+            y_ND = torch.where(kept_N[:, None], y_ND, 0.0)
+        out = y_ND.new_zeros(self.num_tokens * E, y_ND.shape[-1])
+        return out.index_add(0, self.token_index * E + self.expert_index, y_ND).view(self.num_tokens, E, -1)
+
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): every token's weighted sum over its experts; a token without one gets zero."""
         if self.plain:
@@ -71,6 +80,40 @@ class OneEachPlan(AssignmentPlan):
         return y_ND.index_select(0, torch.empty_like(place_N).scatter_(0, self.token_index, place_N))
 
 
+@dataclass(frozen=True)
+class EverythingPlan(AssignmentPlan):
+    """Every token with every expert: T rows of the first, then T of the second, …; nothing is sorted or looked up."""
+
+    @staticmethod
+    def of(routing: Routing, path: str) -> EverythingPlan:
+        T, E = routing.num_tokens, routing.num_experts
+        index_N = torch.arange(T * E, device=routing.weight.device)
+        rows = max(T, 1)
+        plan = EverythingPlan(
+            token_index=index_N % rows,
+            expert_index=index_N // rows,
+            weight=routing.weight.view(T, E).t().reshape(-1),
+            counts=torch.full((E,), T, dtype=torch.int64, device=index_N.device),
+            num_tokens=T,
+            path=path,
+        )
+        plan.__dict__["sizes"] = [T] * E
+        return plan
+
+    def gather(self, x_TD: Tensor) -> Tensor:
+        """(E * T, D): the tokens, E times."""
+        return x_TD.repeat(len(self.sizes), 1)
+
+    def by_token(self, y_ND: Tensor) -> Tensor:
+        """(T, E, D): each expert's result for each token."""
+        return y_ND.view(len(self.sizes), self.num_tokens, y_ND.shape[-1]).transpose(0, 1)
+
+    def combine(self, y_ND: Tensor) -> Tensor:
+        """(T, D): every token's weighted sum over all experts."""
+        y_ETD = y_ND.view(len(self.sizes), self.num_tokens, y_ND.shape[-1])
+        return (y_ETD * self.weight.to(y_ND.dtype).view(*y_ETD.shape[:2], 1)).sum(0)
+
+
 def make_plan(routing: Routing, path: str) -> Plan:
     """Sort ``routing`` by expert, stably, so that equal inputs give equal sums.
 
@@ -81,6 +124,8 @@ def make_plan(routing: Routing, path: str) -> Plan:
     """
     if routing.slots is not None:
         return SlotPlan.of(routing.slots, routing.num_tokens, path)
+    if routing.everything:
+        return EverythingPlan.of(routing, path)
     E = routing.num_experts
     static = path in STATIC_PATHS
     # Dropped assignments sort behind the last expert.

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from moezoo.errors import ConfigError
 from moezoo.moe.arguments import check_arguments, own_arguments
-from moezoo.moe.experts.base import Experts, RowSource
+from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.shared import SharedExperts
+from moezoo.moe.experts.sources import RowSource, Sources
 from moezoo.moe.experts.stacked import StackedGLU, StackedMLP
 from moezoo.parts import Registry
 
@@ -70,6 +71,7 @@ __all__ = [
     "Experts",
     "RowSource",
     "SharedExperts",
+    "Sources",
     "StackedGLU",
     "StackedMLP",
     "build_experts",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from moezoo.errors import InputError
 from moezoo.moe.checks import check_int
 from moezoo.moe.dispatch.plan import STATIC_PATHS, Plan
+from moezoo.moe.experts.sources import Sources, rows_from
 from moezoo.moe.types import Routing, has_values
-
-RowSource = Callable[[Tensor | None], Tensor]
-"""(n,) token indices to (n, …) rows; ``None`` asks for the rows of all tokens, in their order."""
 
 
 class Experts(nn.Module, ABC):
@@ -29,6 +26,9 @@ class Experts(nn.Module, ABC):
     uses nothing else of them than ``plan`` says: such experts can be spread over processes."""
     whole_maps = False
     """Whether an expert needs all tokens of a map: the layer then refuses routers that could split one."""
+    source_of: tuple[int, ...] | None = None
+    """Which of the ``num_sources`` sources each expert reads, where surgery changed the experts; ``None``: its own."""
+    num_sources: int | None = None
 
     def __init__(self, dim: int, hidden_dim: int, num_experts: int):
         super().__init__()
@@ -55,16 +55,18 @@ class Experts(nn.Module, ABC):
         ``plan.path`` is one of :attr:`paths`. Where it is not static, ``plan.sizes`` are the rows of each expert.
         """
 
-    def from_sources(self, x_TD: Tensor, plan: Plan, sources: Sequence[RowSource | None]) -> Tensor:
+    def from_sources(self, x_TD: Tensor, plan: Plan, sources: Sources) -> Tensor:
         """:meth:`forward`, where each expert's rows are its source's, or those of ``x_TD`` where it has none.
 
         Raises:
-            InputError: These experts all read the same rows.
+            InputError: The sources do not fit.
         """
-        raise InputError(f"sources= is not allowed with {type(self).__name__} experts, only with expert='modules'.")
+        return self(rows_from(sources, x_TD, plan, self.dim), plan)
 
     def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
         """The path for these tokens, where the layer was given none."""
+        if routing.everything and "batched" in self.paths:
+            return "batched"  # nothing is padded, and no shape depends on the routing
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or not has_values(x_TD):
             return next((path for path in self.paths if path in STATIC_PATHS), self.paths[0])
         return self.paths[0]
@@ -75,7 +77,7 @@ class Experts(nn.Module, ABC):
 
     def expert_parameters(self) -> list[int]:
         """The number of parameters of each expert; what all of them share is in none."""
-        return [sum(p.numel() for p in self.parameters()) // self.num_experts] * self.num_experts
+        return [learnt_numbers(self) // self.num_experts] * self.num_experts
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """Those that never learn, by the nature of these experts: freezing and unfreezing leaves them alone."""
@@ -83,3 +85,9 @@ class Experts(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.num_experts} x ({self.dim} -> {self.hidden_dim} -> {self.dim})"
+
+
+def learnt_numbers(module: nn.Module) -> int:
+    """How many numbers a module's parameters have, or what stands in the place of a parameter, as int8 weights do."""
+    read = (getattr(part, name) for part in module.modules() for name in part._parameters)
+    return sum({id(p): p.numel() for p in read if p is not None}.values())

@@ -90,7 +90,8 @@ class LoRAExperts(Experts):
         return self.base.flops(sum(rows)) + 2 * sum(rows) * changes
 
     def expert_parameters(self) -> list[int]:
-        own = sum(p[0].numel() for p in (self.down_in, self.up_in, self.down_out, self.up_out))
+        stacks = (self.down_in, self.up_in, self.down_out, self.up_out)
+        own = sum(p.numel() // self.num_experts for p in stacks)
         return [own] * self.num_experts
 
     def frozen_parameters(self) -> list[nn.Parameter]:

@@ -14,7 +14,8 @@ from moezoo.errors import ConfigError, InputError
 from moezoo.moe.checks import check_int
 from moezoo.moe.dispatch.base import Plan
 from moezoo.moe.dispatch.plan import AssignmentPlan, OneEachPlan
-from moezoo.moe.experts.base import Experts, RowSource
+from moezoo.moe.experts.base import Experts, learnt_numbers
+from moezoo.moe.experts.sources import Sources, each_source
 from moezoo.moe.flops import FLOP_FORMULAS
 from moezoo.moe.paths.static import rows_by_expert
 
@@ -79,13 +80,11 @@ class ModuleExperts(Experts):
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
         return self._static(x_ND, plan) if plan.static else self._loop(x_ND, plan)
 
-    def from_sources(self, x_TD: Tensor, plan: Plan, sources: Sequence[RowSource | None]) -> Tensor:
+    def from_sources(self, x_TD: Tensor, plan: Plan, sources: Sources) -> Tensor:
         """(N, ``out_dim``). An expert without rows asks its source for none."""
-        if len(sources) != self.num_experts:
-            raise InputError(f"sources: {self.num_experts} are needed, one per expert or None, got {len(sources)}")
         if not isinstance(plan, AssignmentPlan):
             raise InputError("sources= is not allowed with a router that mixes tokens: a row is no token's")
-        given = [_rows_of(x_TD) if source is None else source for source in sources]
+        given = each_source(sources, x_TD)
         if plan.static:
             rows = rows_by_expert(plan)
             tokens = [plan.token_index.index_select(0, row) for row in rows]
@@ -146,7 +145,7 @@ class ModuleExperts(Experts):
         return sum(_flops(member, n, width) for member, n, width in each if n)
 
     def expert_parameters(self) -> list[int]:
-        return [sum(p.numel() for p in member.parameters()) for member in self.members]
+        return [learnt_numbers(member) for member in self.members]
 
     def extra_repr(self) -> str:
         return f"{self.num_experts} modules, {self.dim} -> {self.out_dim}"
@@ -163,10 +162,6 @@ def _checked(modules: Iterable[nn.Module] | None, num_experts: int) -> list[nn.M
         if any(module is other for other in given[:e]):
             raise ConfigError(f"modules: number {e} is the same module as an earlier one; give each expert its own.")
     return given
-
-
-def _rows_of(x_TD: Tensor) -> RowSource:
-    return lambda token: x_TD if token is None else x_TD.index_select(0, token)
 
 
 def _nothing(module: nn.Module) -> Tensor | float:

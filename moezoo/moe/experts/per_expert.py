@@ -41,7 +41,15 @@ def unstack(experts: Experts) -> nn.ModuleList:
     for e in range(experts.num_experts):
         with torch.device("meta"):
             module = (
-                ResidualMLPExpert(experts.dim, experts.hidden_dim, residual=experts.residual, eps=experts.eps, **args)
+                ResidualMLPExpert(
+                    experts.dim,
+                    experts.hidden_dim,
+                    residual=experts.residual,
+                    residual_weight=experts.residual_weight,
+                    out_dim=experts.out_dim,
+                    eps=experts.eps,
+                    **args,
+                )
                 if isinstance(experts, ResidualMLP)
                 else MLPExpert(experts.dim, experts.hidden_dim, gated=experts.gated, **args)
             )
@@ -77,7 +85,16 @@ def stack(modules: Iterable[nn.Module]) -> StackedMLP | ResidualMLP:
     result: StackedMLP | ResidualMLP
     with torch.device("meta"):
         if isinstance(first, ResidualMLPExpert):
-            result = ResidualMLP(first.dim, first.hidden_dim, E, residual=first.residual, eps=first.norm1.eps, **args)
+            result = ResidualMLP(
+                first.dim,
+                first.hidden_dim,
+                E,
+                residual=first.residual,
+                residual_weight=first.residual_weight,
+                out_dim=first.out_dim,
+                eps=first.norm1.eps,
+                **args,
+            )
         else:
             result = (StackedGLU if first.gated else StackedMLP)(first.dim, first.hidden_dim, E, **args)
     for stacked, name in _names(first).items():
@@ -90,7 +107,7 @@ def _names(module: nn.Module) -> dict[str, str]:
     """Of each stacked parameter, the module's own."""
     if not isinstance(module, ResidualMLPExpert):
         return _NAMES
-    return {**_NAMES, **_NORM_NAMES, **(_PROJ_NAMES if module.residual == "linear" else {})}
+    return {**_NAMES, **_NORM_NAMES, **(_PROJ_NAMES if isinstance(module.proj, nn.Linear) else {})}
 
 
 def _set(module: nn.Module, name: str, value: Tensor, requires_grad: bool) -> None:
@@ -116,7 +133,7 @@ def _facts(module: nn.Module) -> dict[str, object]:
     if isinstance(module, ResidualMLPExpert):
         if (module.norm1.eps, module.drop1.p) != (module.norm2.eps, module.drop2.p):
             raise ConfigError("modules cannot be stacked: one has two norms of unequal eps, or two unequal dropouts.")
-        facts |= {"residual": module.residual, "eps": module.norm1.eps}
+        facts |= {"residual": module.residual, "residual_weight": module.residual_weight, "eps": module.norm1.eps}
     else:
         facts["gated"] = module.gated
     for name, w in weights.items():

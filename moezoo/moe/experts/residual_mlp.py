@@ -9,29 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.moe.activations import ACTIVATIONS
-from moezoo.moe.checks import check_choice, check_positive, check_probability
+from moezoo.moe.checks import check_choice, check_int, check_positive, check_probability
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
-from moezoo.moe.experts.mlp_expert import RESIDUALS
+from moezoo.moe.experts.mlp_expert import RESIDUALS, check_residual
 from moezoo.moe.experts.stacked import init_linear_
+from moezoo.moe.paths.batched import padded, unpadded
+from moezoo.moe.paths.products import FEW, inferred, product
+from moezoo.moe.paths.stack import compute_dtype
 from moezoo.moe.paths.static import without_dropped
+from moezoo.moe.types import Routing, has_values
 
 
 class ResidualMLP(Experts):
-    """``drop(act(norm2(w_out drop(act(norm1(w_in x + b_in))) + b_out))) + w_res x + b_res`` per expert.
+    """``drop(act(norm2(w_out drop(act(norm1(w_in x + b_in))) + b_out))) + r (w_res x + b_res)`` per expert.
 
     Args:
-        residual: ``linear`` is the above, ``identity`` adds x as it is.
+        residual: ``linear`` is the above, ``identity`` adds ``r x``.
+        residual_weight: r; 0 adds nothing, and there is no ``w_res`` then.
+        in_dim: Width of an expert's rows, where they come from a source of their own
+            (``MoELayer.forward(x, sources=…)``); ``None`` means D.
+        out_dim: Width of what the experts give; ``None`` means that of their rows.
         eps: Of the norms.
         activation: ``gelu``, ``gelu_tanh``, ``quick_gelu``, ``relu`` or ``silu``.
         dropout: After both activations, in training.
 
     Raises:
-        ConfigError: An argument is out of range.
+        ConfigError: An argument is out of range, or ``identity`` is asked of experts of unequal widths.
     """
 
-    paths = PATHS
+    paths = (*PATHS, "batched")
     stacked = True
 
     def __init__(
@@ -41,40 +49,100 @@ class ResidualMLP(Experts):
         num_experts: int,
         *,
         residual: str = "linear",
+        residual_weight: float = 1.0,
+        in_dim: int | None = None,
+        out_dim: int | None = None,
         eps: float = 1e-5,
         activation: str = "gelu",
         dropout: float = 0.0,
     ):
-        super().__init__(dim, hidden_dim, num_experts)
-        self.residual = check_choice("residual", residual, RESIDUALS)
+        super().__init__(dim if in_dim is None else check_int("in_dim", in_dim, low=1), hidden_dim, num_experts)
+        self._out_dim = self.dim if out_dim is None else check_int("out_dim", out_dim, low=1)
+        self.residual_weight = check_positive("residual_weight", residual_weight, zero=True)
+        self.residual = check_residual(check_choice("residual", residual, RESIDUALS), self.dim, self._out_dim)
         self.eps = check_positive("eps", eps)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
         self.dropout = check_probability("dropout", dropout)
-        E, H, D = num_experts, hidden_dim, dim
+        E, H, D, out = num_experts, hidden_dim, self.dim, self._out_dim
         self.w_in = nn.Parameter(torch.empty(E, H, D))
         self.b_in = nn.Parameter(torch.empty(E, H))
         self.norm1_weight = nn.Parameter(torch.ones(E, H))
         self.norm1_bias = nn.Parameter(torch.zeros(E, H))
-        self.w_out = nn.Parameter(torch.empty(E, D, H))
-        self.b_out = nn.Parameter(torch.empty(E, D))
-        self.norm2_weight = nn.Parameter(torch.ones(E, D))
-        self.norm2_bias = nn.Parameter(torch.zeros(E, D))
+        self.w_out = nn.Parameter(torch.empty(E, out, H))
+        self.b_out = nn.Parameter(torch.empty(E, out))
+        self.norm2_weight = nn.Parameter(torch.ones(E, out))
+        self.norm2_bias = nn.Parameter(torch.zeros(E, out))
         init_linear_(self.w_in, self.b_in)
         init_linear_(self.w_out, self.b_out)
         self.w_res: nn.Parameter | None = None
         self.b_res: nn.Parameter | None = None
-        if residual == "linear":
-            self.w_res = nn.Parameter(torch.empty(E, D, D))
-            self.b_res = nn.Parameter(torch.empty(E, D))
+        if residual == "linear" and self.residual_weight:
+            self.w_res = nn.Parameter(torch.empty(E, out, D))
+            self.b_res = nn.Parameter(torch.empty(E, out))
             init_linear_(self.w_res, self.b_res)
 
+    @property
+    def out_dim(self) -> int:
+        return self._out_dim
+
+    def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
+        usual = super().choose_path(x_TD, routing)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled() or not has_values(x_TD):
+            return usual
+        # One by one they keep what they compute with in the cache and have the faster product; few rows do not pay.
+        return "loop" if len(x_TD) >= FEW else usual
+
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        if plan.path == "batched":
+            x_ECD, place_N = padded(x_ND.to(compute_dtype(x_ND)), plan)
+            return unpadded(self._batched(x_ECD), place_N)
+        if plan.path == "loop":
+            return self._loop(x_ND, plan)
         x_ND = without_dropped(x_ND, plan)
         h_NH = linear_by_expert(x_ND, self.w_in, self.b_in, plan)
         h_NH = self._norm_act_drop(h_NH, self.norm1_weight, self.norm1_bias, plan)
         y_ND = linear_by_expert(h_NH, self.w_out, self.b_out, plan)
         y_ND = self._norm_act_drop(y_ND, self.norm2_weight, self.norm2_bias, plan)
-        return y_ND + (x_ND if self.w_res is None else linear_by_expert(x_ND, self.w_res, self.b_res, plan))
+        if not self.residual_weight:
+            return y_ND
+        res_ND = x_ND if self.w_res is None else linear_by_expert(x_ND, self.w_res, self.b_res, plan)
+        return torch.add(y_ND, res_ND, alpha=self.residual_weight)
+
+    def _loop(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        """(N, out): one expert after the other by plain autograd; the reference."""
+        stacks: list[Tensor] = [self.w_in, self.b_in, self.norm1_weight, self.norm1_bias]
+        stacks += [self.w_out, self.b_out, self.norm2_weight, self.norm2_bias]
+        stacks += [p for p in (self.w_res, self.b_res) if p is not None]
+        # unbind, not indexing: its backward fills idle experts with zeros in one pass over the stack.
+        each = zip(x_ND.split(plan.sizes), *(p.unbind(0) for p in stacks), strict=True)
+        return torch.cat([self.one(*parts) for parts in each if len(parts[0]) or not len(x_ND)])
+
+    def one(
+        self,
+        x: Tensor,
+        w_in: Tensor,
+        b_in: Tensor,
+        norm1_weight: Tensor,
+        norm1_bias: Tensor,
+        w_out: Tensor,
+        b_out: Tensor,
+        norm2_weight: Tensor,
+        norm2_bias: Tensor,
+        w_res: Tensor | None = None,
+        b_res: Tensor | None = None,
+    ) -> Tensor:
+        """(n, out) of (n, D): one expert, given its slices of the stacks."""
+        h = self._one_norm_act_drop(inferred(x, w_in, b_in), norm1_weight, norm1_bias)
+        y = self._one_norm_act_drop(inferred(h, w_out, b_out), norm2_weight, norm2_bias)
+        if not self.residual_weight:
+            return y
+        res = x if w_res is None or b_res is None else inferred(x, w_res, b_res)
+        return torch.add(y, res, alpha=self.residual_weight)
+
+    def _one_norm_act_drop(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        h = h.to(weight.dtype)  # of autocast's half precision
+        h = ACTIVATIONS[self.activation](F.layer_norm(h, h.shape[-1:], weight, bias, self.eps))
+        return F.dropout(h, self.dropout) if self.training else h
 
     def _norm_act_drop(self, h_NF: Tensor, weight_EF: Tensor, bias_EF: Tensor, plan: Plan) -> Tensor:
         norm_NF = F.layer_norm(h_NF, h_NF.shape[-1:], eps=self.eps)
@@ -83,9 +151,33 @@ class ResidualMLP(Experts):
         h_NF = ACTIVATIONS[self.activation](torch.addcmul(bias_NF, norm_NF, weight_NF))
         return F.dropout(h_NF, self.dropout, self.training)
 
+    def _batched(self, x_ECD: Tensor) -> Tensor:
+        """(E, C, O): all experts in one product a layer."""
+        h_ECH = self._product(x_ECD, self.w_in, self.b_in)
+        h_ECH = self._batched_norm_act_drop(h_ECH, self.norm1_weight, self.norm1_bias)
+        y_ECO = self._product(h_ECH, self.w_out, self.b_out)
+        y_ECO = self._batched_norm_act_drop(y_ECO, self.norm2_weight, self.norm2_bias)
+        if not self.residual_weight:
+            return y_ECO
+        res_ECO = x_ECD
+        if self.w_res is not None and self.b_res is not None:
+            res_ECO = self._product(x_ECD, self.w_res, self.b_res)
+        return torch.add(y_ECO, res_ECO, alpha=self.residual_weight)
+
+    @staticmethod
+    def _product(x_ECD: Tensor, weight_EHD: Tensor, bias_EH: Tensor) -> Tensor:
+        weight_EHD, bias_EH = weight_EHD.to(x_ECD.dtype), bias_EH.to(x_ECD.dtype)
+        return product(x_ECD, weight_EHD, bias_EH)
+
+    def _batched_norm_act_drop(self, h_ECF: Tensor, weight_EF: Tensor, bias_EF: Tensor) -> Tensor:
+        norm_ECF = F.layer_norm(h_ECF, h_ECF.shape[-1:], eps=self.eps)
+        h_ECF = ACTIVATIONS[self.activation](torch.addcmul(bias_EF[:, None], norm_ECF, weight_EF[:, None]))
+        return F.dropout(h_ECF, self.dropout) if self.training else h_ECF
+
     def flops(self, rows: Sequence[int]) -> int:
         products = [w for w in (self.w_in, self.w_out, self.w_res) if w is not None]
         return 2 * sum(rows) * sum(w[0].numel() for w in products)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, residual={self.residual!r}"
+        widths = f"{self.num_experts} x ({self.dim} -> {self.hidden_dim} -> {self.out_dim})"
+        return f"{widths}, residual={self.residual!r}, residual_weight={self.residual_weight:g}"

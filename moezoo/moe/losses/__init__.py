@@ -1,6 +1,7 @@
 """Auxiliary losses: functions of a :class:`~moezoo.moe.types.Routing`, float32 scalars, zero for no tokens.
 
-They never see a module. The gradient flows through the router's probabilities and logits only.
+They never see a module. The gradient flows through the router's probabilities and logits only, but for the losses on
+the experts' outputs, which are given these too.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from moezoo.moe.losses.diversity import expert_diversity_loss
 from moezoo.moe.losses.entropy import global_entropy_loss, local_entropy_loss
 from moezoo.moe.losses.kl import kl_balance_loss, kl_counts_loss
 from moezoo.moe.losses.load import load_loss
+from moezoo.moe.losses.outputs import output_diversity_loss
 from moezoo.moe.losses.zloss import prob_sq_loss, router_z_loss, z_loss
 
 AUX_LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -30,8 +32,12 @@ AUX_LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 """The kinds ``MoELayer(aux_weights=…)`` knows, each a function of a routing and of its ``aux_args``."""
 
+OUTPUT_LOSSES: dict[str, Callable[..., Tensor]] = {"output_diversity": output_diversity_loss}
+"""Further kinds: functions of (T, E, D) the experts' outputs for each token, a routing and their ``aux_args``."""
+
 __all__ = [
     "AUX_LOSSES",
+    "OUTPUT_LOSSES",
     "compute_budget_loss",
     "expert_diversity_loss",
     "global_entropy_loss",
@@ -42,6 +48,7 @@ __all__ = [
     "load_loss",
     "load_variance_loss",
     "local_entropy_loss",
+    "output_diversity_loss",
     "prob_sq_loss",
     "router_z_loss",
     "z_loss",

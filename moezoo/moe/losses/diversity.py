@@ -15,7 +15,8 @@ KINDS = ("orthogonal", "decorrelated")
 def expert_diversity_loss(vectors_ED: Tensor, kind: str = "orthogonal") -> Tensor:
     """Mean over pairs of experts of their squared cosine: 0 for orthogonal experts, 1 for equal or opposite ones.
 
-    The only loss that is no function of a routing, so it is no kind of ``aux_weights``: add it to the task's loss.
+    It is no function of a routing, so it is no kind of ``aux_weights``: add it to the task's loss. For what the experts
+    give for each token there is such a kind: ``output_diversity``.
 
     Args:
         vectors_ED: (E, …) one entry per expert, further axes flattened: stacked weights, the router's keys, or the

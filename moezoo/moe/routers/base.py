@@ -87,6 +87,11 @@ class Router(nn.Module, ABC):
         if capacity_factor is None and capacity_rule != "gshard":
             raise ConfigError(f"capacity_rule={capacity_rule!r} does nothing without a capacity_factor.")
 
+    @property
+    def keeps_samples_whole(self) -> bool:
+        """Whether all tokens of a sample get the same experts, and none of them is dropped."""
+        return self.top_k == self.num_experts and self.capacity_factor is None and not self.mixes_tokens
+
     @abstractmethod
     def route(self, x_TD: Tensor) -> Routing:
         """The routing before capacity, computed in float32 at least."""
@@ -99,6 +104,10 @@ class Router(nn.Module, ABC):
         """For routers that :attr:`takes_scores`: ``scores_T`` is ``None`` where none were given."""
         return self.route_samples(x_TD, samples, token_type)
 
+    def route_available(self, x_TD: Tensor, available_TE: Tensor) -> Routing:
+        """For routers that can leave experts out: (T, E) bool, those that each token may have, one at least."""
+        raise InputError(f"{type(self).__name__} takes no available=: it cannot leave experts out.")
+
     def limit(self, routing: Routing) -> Routing:
         """``routing`` with the assignments marked as dropped that exceed the capacity."""
         if self.capacity_factor is None:
@@ -108,7 +117,13 @@ class Router(nn.Module, ABC):
         )
 
     def forward(
-        self, x_TD: Tensor, *, samples: int = 1, token_type: Tensor | None = None, scores: Tensor | None = None
+        self,
+        x_TD: Tensor,
+        *,
+        samples: int = 1,
+        token_type: Tensor | None = None,
+        scores: Tensor | None = None,
+        available: Tensor | None = None,
     ) -> Routing:
         """Route T tokens.
 
@@ -117,9 +132,10 @@ class Router(nn.Module, ABC):
             samples: 1 makes one sample of all tokens.
             token_type: (T,) int64, the kind of each token, for routers that go by it.
             scores: (T,) of each token, for routers that :attr:`takes_scores`.
+            available: (T, E) bool, the experts a token may have, for routers that can leave some out; ``None``: all.
 
         Raises:
-            InputError: The router takes no scores.
+            InputError: The router takes no scores, or knows no unavailable experts; or a token has none available.
             NonFiniteError: In training, the logits hold NaN or infinity.
         """
         # Near-ties flip experts in half precision, so routing leaves autocast (which the meta device does not know).
@@ -129,7 +145,11 @@ class Router(nn.Module, ABC):
                 if not self.takes_scores:
                     raise InputError(f"{type(self).__name__} takes no scores=: its choice is its own.")
                 scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            routing = self.route_scored(x_TD, samples, token_type, scores)
+            if available is None:
+                routing = self.route_scored(x_TD, samples, token_type, scores)
+            else:
+                _check_available(available)
+                routing = self.route_available(x_TD, available)
             if self._checks() and not _all_finite(routing.logits):
                 raise NonFiniteError(
                     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "
@@ -181,6 +201,13 @@ def first_choices(score_TE: Tensor, top_k: int) -> Tensor:
 def shares(weight_TK: Tensor) -> Tensor:
     """Each token's weights divided by their sum; where that is zero they stay zero."""
     return weight_TK / weight_TK.sum(-1, keepdim=True).clamp_min(torch.finfo(weight_TK.dtype).tiny)
+
+
+def _check_available(available_TE: Tensor) -> None:
+    if torch.compiler.is_compiling() or not has_values(available_TE):
+        return
+    if not bool(available_TE.any(-1).all()):
+        raise InputError("available leaves a token without any expert: each needs at least one.")
 
 
 def _all_finite(logits_TE: Tensor) -> bool:

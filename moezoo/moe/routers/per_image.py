@@ -24,6 +24,10 @@ class PerImageRouter(Router):
         super().__init__(dim, num_experts, **shared)
         self.weight = linear_weight(num_experts, dim)
 
+    @property
+    def keeps_samples_whole(self) -> bool:
+        return self.capacity_factor is None
+
     def route(self, x_TD: Tensor) -> Routing:
         return self.route_samples(x_TD, 1, None)
 

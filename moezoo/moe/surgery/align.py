@@ -6,22 +6,28 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.surgery.rows import STACKS, mean_by_use
+from moezoo.moe.surgery.rows import mean_by_use, stack_names
 
 Weights = dict[str, Tensor]
-"""``w_in, b_in, w_out, b_out`` of one expert."""
+"""One expert's slices of the stacks, by name."""
+HIDDEN = ("w_in", "b_in", "norm1_weight", "norm1_bias", "w_out")
+"""Those with a row, or of ``w_out`` a column, for each hidden unit."""
 
 
 def expert_weights(layer: MoELayer, expert: int) -> Weights:
     """One expert's slices of the stacks."""
-    return {name: getattr(layer.experts, name)[expert].detach() for name in STACKS}
+    return {name: getattr(layer.experts, name)[expert].detach() for name in stack_names(layer.experts)}
 
 
 def units(weights: Weights) -> Tensor:
     """(H, F) float64: all weights of each hidden unit, of a GLU its gate's and its value's."""
     H = weights["w_out"].shape[1]
-    rows = torch.cat([weights["w_in"], weights["b_in"][:, None]], dim=1).double()
+    rows = torch.cat([weights[name].reshape(len(weights["b_in"]), -1) for name in _rows(weights)], dim=1).double()
     return torch.cat([*rows.split(H), weights["w_out"].t().double()], dim=1)
+
+
+def _rows(weights: Weights) -> list[str]:
+    return [name for name in HIDDEN[:-1] if name in weights]
 
 
 def matched_to(reference: Weights, weights: Weights) -> Weights:
@@ -37,12 +43,8 @@ def matched_to(reference: Weights, weights: Weights) -> Weights:
     order_H = torch.as_tensor(order, device=weights["w_out"].device)
     H = len(order_H)
     order_W = torch.cat([order_H + start for start in range(0, len(weights["b_in"]), H)])
-    return {
-        "w_in": weights["w_in"][order_W],
-        "b_in": weights["b_in"][order_W],
-        "w_out": weights["w_out"][:, order_H],
-        "b_out": weights["b_out"],
-    }
+    rows = {name: weights[name][order_W] for name in _rows(weights)}
+    return {**weights, **rows, "w_out": weights["w_out"][:, order_H]}
 
 
 def averaged(layer: MoELayer, group: list[int], use_E: Tensor, align: bool) -> Weights:
@@ -55,4 +57,4 @@ def averaged(layer: MoELayer, group: list[int], use_E: Tensor, align: bool) -> W
         for expert in group:
             if expert != reference:
                 members[expert] = matched_to(members[reference], members[expert])
-    return {name: mean_by_use([w[name] for w in members.values()], use_E[group]) for name in STACKS}
+    return {name: mean_by_use([w[name] for w in members.values()], use_E[group]) for name in members[reference]}

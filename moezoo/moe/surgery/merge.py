@@ -15,7 +15,7 @@ from moezoo.moe.surgery.align import averaged
 from moezoo.moe.surgery.observe import Seen
 from moezoo.moe.surgery.operate import groups_of, operate
 from moezoo.moe.surgery.report import SurgeryReport, label
-from moezoo.moe.surgery.rows import STACKS, NewExperts, router_rows
+from moezoo.moe.surgery.rows import NewExperts, router_rows
 from moezoo.moe.surgery.similar import SIMILARITIES, group_similar, similarity
 
 
@@ -53,7 +53,8 @@ def merge_experts(
         layers: Paths or fnmatch patterns of MoE layers; ``None`` means all.
 
     Raises:
-        ConfigError: A number does not fit, or a layer's experts or router cannot be operated on. Nothing is changed.
+        ConfigError: A number does not fit, a layer's experts or router cannot be operated on, or its experts read
+            sources of their own, which no merged one could. Nothing is changed.
         InputError: ``data`` is not that, or gives a layer no token. Nothing is changed.
     """
     check_int("num_experts", num_experts, low=1)
@@ -63,11 +64,13 @@ def merge_experts(
 
     def plan(name: str, layer: MoELayer, seen: Seen, use_E: Tensor) -> NewExperts:
         check_int(f"{label(name)}: num_experts", num_experts, low=1, high=layer.num_experts - 1)
+        if seen.sources:
+            raise ConfigError(f"{label(name)}: its experts read different sources, so that none can stand for another.")
         groups = groups_of(layer, "num_experts", num_experts)
         similarity_EE = similarity(layer, seen, similar_by, align)
         made_from = [m for group in groups for m in group_similar(similarity_EE, group, num_experts // len(groups))]
         merged = [averaged(layer, members, use_E, align) for members in made_from]
-        stacks = {key: torch.stack([weights[key] for weights in merged]) for key in STACKS}
+        stacks = {key: torch.stack([weights[key] for weights in merged]) for key in merged[0]}
         return NewExperts(made_from, router_rows(layer, made_from, use_E), stacks)
 
     return operate(model, data, layers, by, plan)

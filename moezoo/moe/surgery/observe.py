@@ -27,6 +27,11 @@ class Seen:
     outputs: list[Tensor] = field(default_factory=list)
     routings: list[Routing] = field(default_factory=list)
 
+    @property
+    def sources(self) -> bool:
+        """Whether its experts read sources of their own."""
+        return any(kwargs.get("sources") is not None for _, kwargs in self.args)
+
     def inputs(self, dim: int) -> list[Tensor]:
         """(T, D) the tokens of each call."""
         return [(args[0] if args else kwargs["x"]).reshape(-1, dim) for args, kwargs in self.args]
@@ -73,8 +78,8 @@ def observe(model: nn.Module, layers: Mapping[str, MoELayer], batches: list[Any]
         def enter(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             seen[name].args.append(tree_map_only(Tensor, Tensor.clone, (args, kwargs)))
 
-        def leave(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            seen[name].outputs.append(output.clone())
+        def leave(_module: nn.Module, _args: tuple, output: Tensor | tuple[Tensor, Tensor]) -> None:
+            seen[name].outputs.append(mixed(output).clone())
 
         return enter, leave
 
@@ -94,6 +99,11 @@ def observe(model: nn.Module, layers: Mapping[str, MoELayer], batches: list[Any]
     return seen, outputs
 
 
+def mixed(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """What a layer gave, without the weights that it may have been asked for too."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
 def run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
     """Every floating tensor that ``model`` gives for the batches."""
     outputs = []
@@ -106,8 +116,13 @@ def run(model: nn.Module, batches: list[Any]) -> list[Tensor]:
 
 
 def use_of(seen: Seen, by: str) -> Tensor:
-    """(E,) float64: assignments of each expert, or the sum of their weights; what was dropped does not count."""
+    """(E,) float64: assignments of each expert, or the sum of their weights; what was dropped does not count.
+
+    Where every token has every expert, their number says nothing, and it is the weights.
+    """
     total_E = torch.zeros(seen.routings[0].num_experts, dtype=torch.float64)
+    if all(routing.everything for routing in seen.routings):
+        by = "weight"
     for routing in seen.routings:
         amount_N = routing.weight.double() if by == "weight" else torch.ones_like(routing.weight, dtype=torch.float64)
         total_E.index_add_(0, routing.expert_index.cpu(), (amount_N * ~routing.dropped).cpu())
@@ -115,8 +130,11 @@ def use_of(seen: Seen, by: str) -> Tensor:
 
 
 def relative_change(after: list[Tensor], before: list[Tensor]) -> float:
-    """The norm of the difference over the norm of ``before``, of all tensors together."""
-    pairs = list(zip(after, before, strict=True))
+    """The norm of the difference over the norm of ``before``, of all tensors together.
+
+    Those that have a number for each expert, and so another shape than before, cannot be compared and do not count.
+    """
+    pairs = [(a, b) for a, b in zip(after, before, strict=True) if a.shape == b.shape]
     difference = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs) ** 0.5
     size = sum(float(b.double().square().sum()) for _, b in pairs) ** 0.5
     return difference / size if size else (float("inf") if difference else 0.0)

@@ -15,9 +15,9 @@ from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_choice
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.modes import evaluating
-from moezoo.moe.surgery.observe import Seen, batches_of, observe, relative_change, run, use_of
+from moezoo.moe.surgery.observe import Seen, batches_of, mixed, observe, relative_change, run, use_of
 from moezoo.moe.surgery.report import LayerSurgery, SurgeryReport, label
-from moezoo.moe.surgery.rows import STACKS, NewExperts, check_layer, install, undone_on_error
+from moezoo.moe.surgery.rows import NewExperts, check_layer, install, stack_names, undone_on_error
 from moezoo.names import did_you_mean
 
 USES = ("assignments", "weight")
@@ -50,7 +50,7 @@ def operate(
         new = {name: plan(name, layer, seen[name], use[name]) for name, layer in chosen.items()}
         for name, layer in chosen.items():
             try:
-                install(layer, new[name])
+                install(layer, new[name], sources=seen[name].sources)
             except ConfigError as error:
                 raise ConfigError(f"{label(name)}: {error}") from None
         changes = {name: _layer_change(layer, seen[name]) for name, layer in chosen.items()}
@@ -129,7 +129,7 @@ def _check_unshared(model: nn.Module, layers: dict[str, MoELayer]) -> None:
         paths = model.named_modules(remove_duplicate=False)
         times = sum(module is layer for _, module in paths)
         for part, key in [(layer.router, key) for key in layer.router.expert_axes or ()] + [
-            (layer.experts, key) for key in STACKS
+            (layer.experts, key) for key in stack_names(layer.experts)
         ]:
             if owners[id(getattr(part, key))] > times:
                 raise ConfigError(f"{label(name)} shares {key!r} with another layer, which surgery would part.")
@@ -137,5 +137,5 @@ def _check_unshared(model: nn.Module, layers: dict[str, MoELayer]) -> None:
 
 def _layer_change(layer: MoELayer, seen: Seen) -> float:
     with evaluating(layer):
-        after = [layer(*args, **kwargs) for args, kwargs in seen.args]
+        after = [mixed(layer(*args, **kwargs)) for args, kwargs in seen.args]
     return relative_change(after, seen.outputs)

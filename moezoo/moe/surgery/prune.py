@@ -25,7 +25,8 @@ def prune_experts(
     on the others (a softmax that is not normalised over the chosen gives them the probability set free).
 
     Parameters become new objects: make the optimiser, and wrap for several devices, afterwards. With a capacity the
-    room per expert grows as experts get fewer.
+    room per expert grows as experts get fewer. Where experts read sources of their own (``sources=``), each goes on
+    reading its, and the layer is called as before, with sources for all.
 
     Args:
         model: Any model with MoE layers, or an MoE layer.
@@ -34,7 +35,8 @@ def prune_experts(
         data: A batch (a tensor, or a mapping of keyword arguments) or an iterable of batches, on the model's device;
             of ``(images, labels)`` pairs the labels are left out, and a pair alone, with whole numbers as labels, is
             one batch. What the layers see of it is kept in memory.
-        by: ``assignments`` counts the tokens an expert computes; ``weight`` sums their routing weights.
+        by: ``assignments`` counts the tokens an expert computes; ``weight`` sums their routing weights, as is always
+            done for gates that give every token every expert (``mlp_gate``, ``hierarchical``).
         layers: Paths or fnmatch patterns of MoE layers; ``None`` means all.
 
     Returns:

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError
+from moezoo.moe.experts import Experts
+from moezoo.moe.experts.residual_mlp import ResidualMLP
 from moezoo.moe.experts.stacked import StackedMLP
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.paths.packs import repack
 from moezoo.moe.surgery.report import label
 
 STACKS = ("w_in", "b_in", "w_out", "b_out")
+NORMS = ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")
+RESIDUAL = ("w_res", "b_res")
 
 Groups = Sequence[Sequence[int]]
 """For each new expert the old ones it is made from."""
@@ -32,6 +36,13 @@ class NewExperts:
     """The stacks."""
 
 
+def stack_names(experts: Experts) -> tuple[str, ...]:
+    """The tensors with a slice per expert, of the kinds of experts that surgery knows; none of the others."""
+    if isinstance(experts, ResidualMLP):
+        return (*STACKS, *NORMS, *(RESIDUAL if experts.w_res is not None else ()))
+    return STACKS if isinstance(experts, StackedMLP) else ()
+
+
 def check_layer(name: str, layer: MoELayer) -> None:
     """Refuse what surgery does not know.
 
@@ -40,10 +51,11 @@ def check_layer(name: str, layer: MoELayer) -> None:
     """
     router, experts = layer.router, layer.experts
     tensors = {n for n, _ in (*experts.named_parameters(), *experts.named_buffers())}
-    if not isinstance(experts, StackedMLP) or tensors != set(STACKS):
+    names = stack_names(experts)
+    if not names or tensors != set(names):
         raise ConfigError(
-            f"{label(name)} has {type(experts).__name__} experts; surgery knows those of expert='mlp' and "
-            f"expert='glu', with the tensors {', '.join(STACKS)}."
+            f"{label(name)} has {type(experts).__name__} experts; surgery knows those of expert='mlp', 'glu' and "
+            f"'residual_mlp', with their own tensors alone ({', '.join(names or STACKS)}, …)."
         )
     axes = router.expert_axes
     if axes is None:
@@ -72,7 +84,7 @@ def router_rows(layer: MoELayer, groups: Groups, use_E: Tensor) -> dict[str, Ten
 def expert_stacks(layer: MoELayer, groups: Groups) -> dict[str, Tensor]:
     """The stacks of new experts that are each one old expert."""
     index = [group[0] for group in groups]
-    return {name: getattr(layer.experts, name).detach()[index].clone() for name in STACKS}
+    return {name: getattr(layer.experts, name).detach()[index].clone() for name in stack_names(layer.experts)}
 
 
 def mean_by_use(tensors: list[Tensor], use_G: Tensor) -> Tensor:
@@ -83,8 +95,13 @@ def mean_by_use(tensors: list[Tensor], use_G: Tensor) -> Tensor:
     return total.to(tensors[0].dtype)
 
 
-def install(layer: MoELayer, new: NewExperts) -> None:
+def install(layer: MoELayer, new: NewExperts, *, sources: bool) -> None:
     """Put the new tensors in. Parameters become new objects, trainable as the old ones were.
+
+    Args:
+        layer: The layer.
+        new: What comes in.
+        sources: Whether the layer's experts read sources of their own: each then goes on reading its.
 
     Raises:
         ConfigError: The router does not allow this number of experts.
@@ -95,7 +112,14 @@ def install(layer: MoELayer, new: NewExperts) -> None:
             parameter = isinstance(old, nn.Parameter)
             setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad) if parameter else tensor)
     layer.router.set_num_experts(len(new.made_from))
-    layer.experts.num_experts = len(new.made_from)
+    experts, first = layer.experts, [group[0] for group in new.made_from]
+    if sources:
+        before = experts.source_of or range(experts.num_experts)
+        experts.num_sources = experts.num_sources or experts.num_experts
+        experts.source_of = tuple(before[expert] for expert in first)
+    experts.num_experts = len(first)
+    costs = {kind: args["costs"] for kind, args in layer.aux.args.items() if args.get("costs") is not None}
+    layer.aux.args |= {k: {**layer.aux.args[k], "costs": [c[expert] for expert in first]} for k, c in costs.items()}
     repack(layer)
 
 
@@ -104,6 +128,7 @@ def undone_on_error(layers: Mapping[str, MoELayer]) -> Iterator[None]:
     """Whatever is raised inside leaves every layer as it was before, its parameters the same objects."""
     modules = [m for layer in layers.values() for part in (layer.router, layer.experts) for m in part.modules()]
     kept = [(m, dict(vars(m)), dict(m._parameters), dict(m._buffers)) for m in modules]
+    losses = [dict(layer.aux.args) for layer in layers.values()]
     try:
         yield
     except BaseException:
@@ -114,6 +139,7 @@ def undone_on_error(layers: Mapping[str, MoELayer]) -> Iterator[None]:
             for now, before in ((module._parameters, parameters), (module._buffers, buffers)):
                 now.clear()
                 now.update(before)  # type: ignore[arg-type]
-        for layer in layers.values():
+        for layer, args in zip(layers.values(), losses, strict=True):
+            layer.aux.args = args
             repack(layer)
         raise

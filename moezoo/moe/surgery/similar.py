@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.activations import ACTIVATIONS
+from moezoo.moe.experts.residual_mlp import ResidualMLP
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.surgery.align import Weights, expert_weights, matched_to, units
+from moezoo.moe.modes import evaluating
+from moezoo.moe.surgery.align import HIDDEN, Weights, expert_weights, matched_to, units
 from moezoo.moe.surgery.observe import Seen
 
 SIMILARITIES = ("outputs", "logits", "weights")
@@ -34,9 +36,9 @@ def similarity(layer: MoELayer, seen: Seen, kind: str, align: bool) -> Tensor:
         for a in range(E):
             for b in range(a, E):
                 other = matched_to(experts[a], experts[b]) if align and a != b else experts[b]
-                product = (units(experts[a]) * units(other)).sum() + experts[a]["b_out"].double() @ other[
-                    "b_out"
-                ].double()
+                product = (units(experts[a]) * units(other)).sum()
+                for name in experts[a].keys() - set(HIDDEN):
+                    product += (experts[a][name].double() * other[name].double()).sum()
                 gram_EE[a, b] = gram_EE[b, a] = product
     norm_E = gram_EE.diagonal().sqrt()
     return _cosine(gram_EE / (norm_E[:, None] * norm_E))
@@ -45,6 +47,9 @@ def similarity(layer: MoELayer, seen: Seen, kind: str, align: bool) -> Tensor:
 def output_of(layer: MoELayer, weights: Weights, x_TD: Tensor) -> Tensor:
     """(T, D): one expert on every token, without dropout."""
     experts, dtype = layer.experts, weights["w_in"].dtype
+    if isinstance(experts, ResidualMLP):
+        with evaluating(experts):
+            return experts.one(x_TD.to(dtype), **weights)
     h = F.linear(x_TD.to(dtype), weights["w_in"], weights["b_in"])
     act = ACTIVATIONS[experts.activation]  # type: ignore[index]
     if experts.gated:

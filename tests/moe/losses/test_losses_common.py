@@ -120,7 +120,9 @@ def test_every_kind_works_as_a_weight_of_a_layer_under_autocast(kind):
 
 def test_exported_losses_are_functions():
     assert all(callable(getattr(L, name)) for name in L.__all__ if name.endswith("_loss"))
-    assert set(L.AUX_LOSSES.values()) <= {getattr(L, name) for name in L.__all__ if name != "AUX_LOSSES"}
+    tables = ("AUX_LOSSES", "OUTPUT_LOSSES")
+    exported = {getattr(L, name) for name in L.__all__ if name not in tables}
+    assert {*L.AUX_LOSSES.values(), *L.OUTPUT_LOSSES.values()} <= exported
 
 
 @pytest.mark.parametrize(

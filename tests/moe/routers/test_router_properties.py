@@ -22,6 +22,7 @@ from router_cases import (
     SPLIT,
     build,
     choices,
+    registered,
     route,
     types_for,
 )
@@ -49,7 +50,7 @@ def drawn(name, case, **args):
 
 def test_every_built_in_router_is_covered():
     built_in = {name for name in routers if routers.get(name).__module__.startswith("moezoo.moe.routers.")}
-    assert built_in == set(CASES) - {"hash_types"}
+    assert built_in == {registered(name) for name in CASES}
 
 
 @every_router
@@ -197,8 +198,15 @@ def test_equal_scores_go_to_the_lowest_index(name):
     if name == "score_threshold":  # every score is 1/2, and so is the threshold
         torch.nn.init.zeros_(layer.router.bias)
         torch.nn.init.zeros_(layer.router.threshold_logit)
-    everyone = [0, 1, 2, 3]
-    special = {"relu": [], "dense_softmax": everyone, "soft": everyone, "expert_choice": None, "score_threshold": [0]}
+    if registered(name) in ("complexity", "hierarchical", "mlp_gate"):  # their biases alone decide, not the token
+        for parameter in layer.router.parameters():
+            torch.nn.init.zeros_(parameter)
+    special = {"relu": [], "expert_choice": None, "score_threshold": [0]}
+    for router in ("dense_softmax", "hierarchical", "mlp_gate", "soft"):
+        special[router] = [0, 1, 2, 3]
+    for router in ("complexity", "complexity_in_order"):  # halfway between two and four
+        special[router] = [0, 1, 2]
+    special["mlp_gate_skipping"] = [0]  # a quarter each, none of which reaches the threshold
     expected = special.get(name, [0, 1])
     if expected is None:  # each expert takes the first two of three tokens
         assert [list(token) for token in choices(route(layer, x))] == [[0, 1, 2, 3], [0, 1, 2, 3], []]

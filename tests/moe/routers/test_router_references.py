@@ -390,10 +390,15 @@ def test_a_token_below_every_threshold_takes_the_nearest_expert():
 
 def test_every_router_has_a_reference_or_a_test_of_its_own():
     own = {
+        "complexity",
+        "complexity_in_order",
         "fixed_cells",
         "group_limited",
         "hash",
         "hash_types",
+        "hierarchical",
+        "mlp_gate",
+        "mlp_gate_skipping",
         "modality",
         "random",
         "random_fraction",
