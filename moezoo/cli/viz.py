@@ -34,7 +34,8 @@ def viz(
 ) -> None:
     """Draw what fits the model and its task: predictions, routing over test images, what each expert sees and which
     classes it gets, where a router looks and what it gets wrong, attention, which words look where, the confusion
-    matrix; of a run's folder also its training.
+    matrix; of identities what was found for queries, the CMC curve and what the gate over scales is used for; of a
+    run's folder also its training.
     """
     from rich.console import Console
 
@@ -78,7 +79,7 @@ def _of_data(console: Console, name: str, recipe: Recipe, model: nn.Module, spli
     check_belongs(model, splits)
     viz = recipe.viz
     figures = model_figures(model, splits, images=viz.images, layer=viz.layer, language=recipe.training.language)
-    if not figures.keys() & {"routing", "routing_decisions"}:
+    if not figures.keys() & {"routing", "routing_decisions", "expert_weights"}:
         console.print("The model has no MoE layer whose tokens lie on the image: there is no routing to draw.")
     run = Path(name.removeprefix("local-dir:")).expanduser() if name.startswith("local-dir:") else None
     report = judge_test(model, splits, recipe)

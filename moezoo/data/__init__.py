@@ -19,6 +19,7 @@ _EXPORTS = {
     "ImageTensors": "moezoo.data.splits",
     "CaptionedImages": "moezoo.data.captioned",
     "CaptionedSplits": "moezoo.data.captioned",
+    "ReidPart": "moezoo.data.reid.splits",
     "ReidSplits": "moezoo.data.reid.splits",
     "ImageItems": "moezoo.data.items",
     "LabelledImages": "moezoo.data.items",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from moezoo.data.items import ImageItems, LabelledImages
     from moezoo.data.load import input_options, load_dataset, register_dataset, resolved_options
     from moezoo.data.options import Augmentation, HeldOut, ImageInput, PlainInput
-    from moezoo.data.reid.splits import ReidSplits
+    from moezoo.data.reid.splits import ReidPart, ReidSplits
     from moezoo.data.skipped import Skipped
     from moezoo.data.splits import ImageTensors, Splits
 
@@ -49,6 +50,7 @@ __all__ = [
     "ImageTensors",
     "CaptionedImages",
     "CaptionedSplits",
+    "ReidPart",
     "ReidSplits",
     "ImageItems",
     "LabelledImages",

@@ -123,6 +123,22 @@ class HeldOut(Validation):
             )
 
 
+@dataclass(frozen=True)
+class HeldOutIdentities:
+    """What is set aside of the training part of a re-identification set, none of which has a part for validation."""
+
+    __pydantic_config__ = STRICT
+
+    val_identities: int = option(0, "training identities set aside, with all their images, to choose the best epoch by")
+    split_seed: int = option(0, "draws them; no training seed, so runs of different seeds share them")
+
+    def __post_init__(self) -> None:
+        if self.val_identities < 0:
+            raise ConfigError(f"val_identities={self.val_identities!r} is not allowed: it must be at least 0.")
+        if not 0 <= self.split_seed < 2**32:
+            raise ConfigError(f"split_seed={self.split_seed!r} is not allowed: it must be from 0 to 2**32 - 1.")
+
+
 def _check_share(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ConfigError(f"{name}={value!r} is not allowed: it must be above 0 and below 1.")
@@ -132,3 +148,4 @@ IMAGE_INPUT = ImageInput()
 AUGMENTATION = Augmentation()
 VALIDATION = Validation()
 HELD_OUT = HeldOut()
+HELD_OUT_IDENTITIES = HeldOutIdentities()

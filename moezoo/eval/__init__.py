@@ -9,13 +9,29 @@ from moezoo.eval.classification import Classification, LabelReport, classificati
 from moezoo.eval.comparison import ComparedModel, Comparison, compare_models
 from moezoo.eval.compute import ComputeUse
 from moezoo.eval.corruptions import CORRUPTIONS, Blur, Noise, Shift
+from moezoo.eval.embed import Embedded, Embeddings, embed_files, embed_stream
 from moezoo.eval.evaluate import Evaluation, evaluate, predict
+from moezoo.eval.explanation import (
+    ActivationPatterns,
+    ExplainableMoE,
+    Explanation,
+    analyze_expert_activation_patterns,
+    explain_decision,
+)
 from moezoo.eval.files import Prediction, predict_files
 from moezoo.eval.front import FrontPoint, at_budget, budget_latency, evaluate_front
 from moezoo.eval.image_transform import image_transform
 from moezoo.eval.metrics import compute_metrics, register_metric
 from moezoo.eval.part import evaluate_part
 from moezoo.eval.reading import class_prototypes, zero_shot_logits
+from moezoo.eval.reid.evaluate import evaluate_reid
+from moezoo.eval.reid.features import ReidFeatures, embed_batch, extract_features
+from moezoo.eval.reid.matches import TopMatches, top_matches
+from moezoo.eval.reid.metrics import ReidMetrics, reid_metrics
+from moezoo.eval.reid.missing import MissingMatrix, missing_modality_matrix
+from moezoo.eval.reid.report import ReidReport, report_reid
+from moezoo.eval.reid.rerank import RerankOptions, rerank_distances
+from moezoo.eval.reid.usage import MoEUsage, UsageCounter, moe_usage
 from moezoo.eval.retrieval import Recall, Retrieval, retrieval_metrics
 from moezoo.eval.robustness import Corrupted, Robustness, robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter, first_expert, image_shares, routing_report
@@ -24,8 +40,28 @@ from moezoo.eval.text_report import TextReport, evaluate_text, text_report, zero
 from moezoo.eval.wrapper import ModelWrapper, RouterDecision
 
 __all__ = [
+    "MissingMatrix",
+    "MoEUsage",
+    "ReidFeatures",
+    "ReidMetrics",
+    "ReidReport",
+    "RerankOptions",
+    "TopMatches",
+    "UsageCounter",
+    "embed_batch",
+    "embed_files",
+    "embed_stream",
+    "evaluate_reid",
+    "extract_features",
+    "missing_modality_matrix",
+    "moe_usage",
+    "reid_metrics",
+    "report_reid",
+    "rerank_distances",
+    "top_matches",
     "CORRUPTIONS",
     "Blur",
+    "ActivationPatterns",
     "BoxOverlap",
     "BudgetLatency",
     "BudgetReport",
@@ -36,7 +72,11 @@ __all__ = [
     "Comparison",
     "ComputeUse",
     "Corrupted",
+    "Embedded",
+    "Embeddings",
     "Evaluation",
+    "ExplainableMoE",
+    "Explanation",
     "FrontPoint",
     "LabelReport",
     "LayerLoad",
@@ -52,6 +92,7 @@ __all__ = [
     "Shift",
     "Spread",
     "TextReport",
+    "analyze_expert_activation_patterns",
     "at_budget",
     "budget_latency",
     "calibration_error",
@@ -66,6 +107,7 @@ __all__ = [
     "evaluate_part",
     "evaluate_retrieval",
     "evaluate_text",
+    "explain_decision",
     "first_expert",
     "image_shares",
     "image_transform",

@@ -18,6 +18,7 @@ from moezoo.eval.captions import CaptionReport
 from moezoo.eval.classification import Classification, classification_metrics
 from moezoo.eval.metrics import compute_metrics
 from moezoo.eval.plain import plain
+from moezoo.eval.reid.report import ReidReport
 from moezoo.eval.retrieval import Retrieval
 from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad, LoadCounter
@@ -28,7 +29,7 @@ from moezoo.moe.record import RoutingRecord, record_routing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate`, :func:`evaluate_retrieval` or :func:`evaluate_captions` found."""
+    """What :func:`evaluate`, :func:`evaluate_retrieval`, :func:`evaluate_captions` or :func:`evaluate_reid` found."""
 
     classification: Classification | None = None
     """Of the images alone, whatever the model also reads."""
@@ -43,11 +44,13 @@ class Evaluation:
     captions: CaptionReport | None = None
     budget: BudgetReport | None = None
     """Of a model that gives every token to a big or a small expert."""
+    reid: ReidReport | None = None
+    """Of a data set of identities to be found again."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data; a figure that does not exist (NaN, infinity) is ``None``."""
         data = dataclasses.asdict(self)
-        for part in ("classification", "text", "retrieval", "captions", "budget"):
+        for part in ("classification", "text", "retrieval", "captions", "budget", "reid"):
             if data[part] is None:  # another task, or another kind of model
                 del data[part]
         return plain(data)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from moezoo.data.images import read_image
 from moezoo.errors import ConfigError, InputError, UnreadableImage
 from moezoo.eval.answers import answered, logits_of, placed
 from moezoo.eval.image_transform import image_transform
-from moezoo.eval.reading import checked_generation, tokenizer_of, writes_captions
+from moezoo.eval.read_ahead import batches_ahead
+from moezoo.eval.reading import checked_generation, finds_identities, tokenizer_of, writes_captions
 from moezoo.eval.routing import image_shares
 from moezoo.moe.checks import check_int
 from moezoo.moe.modes import evaluating
@@ -96,32 +96,23 @@ def predict_files(
         checked_generation(generation or {})
     elif generation:
         raise ConfigError(f"generation={dict(generation)!r} is not allowed: the model writes no captions.")
+    elif finds_identities(model):
+        raise ConfigError("the model finds identities again and names no classes: embed_files gives its features.")
     elif getattr(model, "num_classes", None) == 0:
         raise ConfigError("num_classes=0 is not allowed here: the model gives features, no classes to predict.")
     transform = transform or image_transform(model)
     names = label_names if label_names is not None else getattr(model, "label_names", None)
 
     def predictions() -> Iterator[Prediction]:
-        source = iter([paths] if isinstance(paths, (str, os.PathLike)) else paths)
-        pool = ThreadPoolExecutor(threads)
-
-        def next_batch() -> list[tuple[str, Future]]:
-            taken = [os.fspath(path) for path in islice(source, batch_size)]
-            return [(path, pool.submit(_read, path, transform)) for path in taken]
-
-        try:
-            batch = next_batch()
-            while batch:
-                read = [(path, future.result()) for path, future in batch]
-                batch = next_batch()
+        source = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        with closing(batches_ahead(source, partial(_read, transform), batch_size=batch_size, threads=threads)) as ahead:
+            for read in ahead:
                 yield from _answer(model, read, top, names, routing, generation or {})
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     return predictions()
 
 
-def _read(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
+def _read(transform: Callable[[Any], Tensor], path: str) -> Tensor | str:
     """The prepared image, or why there is none."""
     try:
         return transform(read_image(path))

@@ -27,6 +27,11 @@ def writes_captions(model: nn.Module) -> bool:
     return callable(getattr(model, "generate", None)) and callable(getattr(model, "caption", None))
 
 
+def finds_identities(model: nn.Module) -> bool:
+    """Whether ``model`` takes images in one or several modalities and gives features to find identities again by."""
+    return bool(getattr(model, "modalities", None))
+
+
 def tokenizer_of(model: nn.Module) -> Tokenizer:
     """The model's tokenizer.
 

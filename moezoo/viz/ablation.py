@@ -20,7 +20,9 @@ COMPUTE = {"flops_per_image": "FLOPs per image", "routing_ratio": "share routed"
 """What is drawn under the accuracy: the first of these that is known."""
 
 
-def ablation_figure(rows: Sequence[Mapping[str, Any]], *, base: Mapping[str, Any] | None = None) -> Picture:
+def ablation_figure(
+    rows: Sequence[Mapping[str, Any]], *, base: Mapping[str, Any] | None = None, metric: str = "accuracy"
+) -> Picture:
     """A column per factor: accuracy, and below it the compute, over the factor's values.
 
     Numbers lie on a line, words side by side; seeds are pale dots around their mean.
@@ -29,6 +31,7 @@ def ablation_figure(rows: Sequence[Mapping[str, Any]], *, base: Mapping[str, Any
         rows: With ``factor``, ``value`` and ``accuracy``, and where known ``flops_per_image`` or ``routing_ratio``;
             other keys do not matter. Rows of the same factor and value are seeds.
         base: Factor to the value that it has while others are tried; it is circled.
+        metric: What ``accuracy`` is.
 
     Returns:
         With ``data``: factor to ``values``, ``seeds`` (the accuracies of each), ``accuracy`` (their means), the compute
@@ -57,7 +60,7 @@ def ablation_figure(rows: Sequence[Mapping[str, Any]], *, base: Mapping[str, Any
         own = [row for row in rows if str(row["factor"]) == factors[index]]
         told = _told(own, below, (base or {}).get(factors[index]))
         first = index % across == 0
-        polish(ax, factors[index].replace("_", " "), ylabel="accuracy" if first else "")
+        polish(ax, factors[index].replace("_", " "), ylabel=metric if first else "")
         _draw(ax, told, told["accuracy"], told["seeds"])
         _scale_accuracy(ax, rows)
         if below is not None:

@@ -41,7 +41,9 @@ def training_figure(runs: Mapping[str, Sequence[EpochMetrics]]) -> Picture:
     figure = new_figure(10, 6.9 if uses else 3.9)
     (loss_ax, score_ax), *use_axes = figure.subplots(1 + uses, 2, squeeze=False)
     polish(loss_ax, "Training loss", xlabel="epoch", ylabel="cross-entropy, nats" if name in CROSS_ENTROPY else "loss")
-    polish(score_ax, f"Validation {name.replace('_', ' ')}", xlabel="epoch")
+    on_test = any(epoch.judged_on == "test" for history in runs.values() for epoch in history)
+    part = "Test" if on_test else "Validation"
+    polish(score_ax, f"{part} {name.replace('_', ' ')}", xlabel="epoch")
     floor = 1.0
     for index, (title, history) in enumerate(runs.items()):
         color = RUNS[index % len(RUNS)]
@@ -51,7 +53,9 @@ def training_figure(runs: Mapping[str, Sequence[EpochMetrics]]) -> Picture:
         loss_ax.plot(epochs, [m.loss for m in history], label=title, **style)
         score_ax.plot(epochs, scores, **style)
         dot = {"color": color, "marker": "o", "markersize": 7, "markeredgecolor": "white", "zorder": 5}
-        chosen = f"{title}: {best.score:.2%}, epoch {best.epoch} chosen"
+        # Without validation images the last epoch is kept; the best one would be chosen by the test.
+        kept = f"best at {best.epoch}, last {scores[-1]:.2%}" if on_test else f"epoch {best.epoch} chosen"
+        chosen = f"{title}: {best.score:.2%}, {kept}"
         score_ax.plot([best.epoch], [best.score], linestyle="none", label=chosen, **dot)
         # The first steep climb would flatten what one wants to compare.
         floor = min([floor, *scores[len(history) // 2 :]])

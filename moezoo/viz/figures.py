@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from moezoo.data import CaptionedSplits, Splits
+from moezoo.data.reid.splits import ReidSplits
+from moezoo.errors import ConfigError
 from moezoo.eval.captioned import as_decoded
 from moezoo.eval.reading import encode_images, encode_texts, tokenizer_of
 from moezoo.moe.modes import evaluating
@@ -17,6 +19,7 @@ from moezoo.viz.image_text import image_text_figure
 from moezoo.viz.layers import LAYERS, choose_records, split_layers
 from moezoo.viz.look import Look, first_captioned, look, look_at
 from moezoo.viz.predictions import captions_figure, predictions_figure
+from moezoo.viz.reid import reid_figures
 from moezoo.viz.retrieval import retrieval_figure
 from moezoo.viz.routed import routed_figures
 from moezoo.viz.style import Picture
@@ -25,7 +28,7 @@ from moezoo.viz.wrong_cases import wrong_cases_figure
 
 GALLERY, BATCH = 100, 64
 """Images that retrieval is shown among, and images per forward."""
-AnySplits = Splits | CaptionedSplits
+AnySplits = Splits | CaptionedSplits | ReidSplits
 
 
 def model_figures(
@@ -36,7 +39,8 @@ def model_figures(
     ``predictions`` of any model; ``routing``, ``expert_regions`` and, of classes, ``expert_classes`` of one with MoE
     layers whose tokens lie on the image; of layers with a big and a small expert, in place of the first two,
     ``attention_heat``, ``routing_decisions``, ``patch_grid`` and, of classes, ``wrong_cases``; ``attention`` of one
-    with attention among such tokens; ``image_text`` of one that has to do with words.
+    with attention among such tokens; ``image_text`` of one that has to do with words. Of identities to be found again
+    those of :func:`~moezoo.viz.reid.reid_figures`.
 
     Args:
         model: Run in evaluation mode, and left as it was.
@@ -46,8 +50,12 @@ def model_figures(
         language: Of the sentences about classes.
 
     Raises:
-        ConfigError: ``layer`` is no MoE layer of the model.
+        ConfigError: ``layer`` is no MoE layer of the model, or given of a data set of identities.
     """
+    if isinstance(splits, ReidSplits):
+        if layer is not None:
+            raise ConfigError(f"layer={layer!r} is not allowed: pictures of identities show the gate over scales.")
+        return reid_figures(model, splits, images=images)
     seen = look(model, splits, images, language=language)
     figures = {"predictions": _predictions(model, splits, seen)}
     if layer is not None or seen.records:

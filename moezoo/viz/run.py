@@ -13,11 +13,12 @@ from moezoo.eval import Evaluation
 from moezoo.train.result import EpochMetrics, TrainingResult
 from moezoo.viz.confusion import confusion_figure
 from moezoo.viz.curves import training_figure
-from moezoo.viz.figures import model_figures
+from moezoo.viz.figures import AnySplits, model_figures
 from moezoo.viz.history import history_figures
 from moezoo.viz.layers import choose_records
 from moezoo.viz.load import load_figure
 from moezoo.viz.look import look
+from moezoo.viz.reid import reid_report_figures
 from moezoo.viz.reliability import reliability_figure
 from moezoo.viz.robustness import robustness_figure
 from moezoo.viz.routing import routing_figure
@@ -27,7 +28,7 @@ from moezoo.viz.style import Picture, save_figure
 
 def run_pictures(
     model: nn.Module,
-    splits: Splits | CaptionedSplits,
+    splits: AnySplits,
     results: Mapping[str, TrainingResult],
     folder: Path,
     *,
@@ -36,8 +37,8 @@ def run_pictures(
     language: str = "en",
     dpi: int = 160,
 ) -> list[Path]:
-    """Write ``training.png``, ``confusion.png`` of classes, with MoE layers ``expert_load.png`` and
-    ``expert_balance.png``, and all that :func:`model_figures` draws, each under its name.
+    """Write ``training.png``, ``confusion.png`` of classes, ``cmc.png`` of identities, with MoE layers
+    ``expert_load.png`` and ``expert_balance.png``, and all that :func:`model_figures` draws, each under its name.
 
     Args:
         model: The trained model of the first of ``results``.
@@ -54,13 +55,14 @@ def run_pictures(
     figures["training"] = training_figure({title: r.history for title, r in results.items()})
     if result.test.classification is not None:
         figures["confusion"] = confusion_figure(result.test.classification, "Confusion on the test images")
+    figures |= reid_report_figures(result.test, title)
     figures |= model_figures(model, splits, images=images, layer=layer, language=language)
     return save_figures(figures, folder, dpi=dpi)
 
 
 def evaluation_pictures(report: Evaluation, folder: Path, *, title: str, dpi: int = 160) -> list[Path]:
-    """Write, each where there is something to show, ``confusion.png``, ``reliability.png``, ``expert_load.png`` and
-    ``robustness.png``.
+    """Write, each where there is something to show, ``confusion.png``, ``reliability.png``, ``expert_load.png``,
+    ``robustness.png`` and ``cmc.png``.
 
     Args:
         report: Of :func:`moezoo.eval.evaluate` and its like.
@@ -77,6 +79,7 @@ def evaluation_pictures(report: Evaluation, folder: Path, *, title: str, dpi: in
         figures["expert_load"] = shares_figure(report.routing)
     if report.robustness is not None:
         figures["robustness"] = robustness_figure(report.robustness)
+    figures |= reid_report_figures(report, "as found")
     return save_figures(figures, folder, dpi=dpi)
 
 

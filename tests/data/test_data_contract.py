@@ -38,8 +38,8 @@ def sets(tmp_path_factory):
 
 
 def parts_of(splits):
-    names = ("train", "query", "gallery") if isinstance(splits, ReidSplits) else ("train", "val", "test")
-    return {name: getattr(splits, name) for name in names}
+    names = ("train", "query", "gallery", "val") if isinstance(splits, ReidSplits) else ("train", "val", "test")
+    return {name: part for name in names if (part := getattr(splits, name)) is not None}
 
 
 def test_the_catalogue_and_the_registry_name_the_same_sets():

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import pickle
 import re
 
 import numpy as np
@@ -11,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 from moezoo.data import load_dataset
 from moezoo.data.captioned import shuffled_captions
+from moezoo.data.generated import trispectral_figures
 from moezoo.data.generated.scenes import COLOURS, KINDS, PLACES, SWAY, Scene, Shape, combinations
-from moezoo.data.generated.trispectral import CUES
+from moezoo.data.generated.trispectral_figures import CUES
 from moezoo.errors import ConfigError, DataError
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
@@ -287,6 +289,17 @@ def test_each_cue_is_in_its_spectrum_at_its_scale_and_nowhere_else():
         assert max(found.values()) < 0.55, (cue, found)  # of four levels; images of one identity are in both halves
 
 
+def test_weaves_are_as_deep_as_asked_in_each_spectrum():
+    few = {**MANY, "train_identities": 4, "test_identities": 2, "val_identities": 0}
+    usual, _ = seen(load_dataset("trispectral", **few, **NATIVE))
+    asked, _ = seen(load_dataset("trispectral", depths=(44, 11, 0), **few, **NATIVE))
+    ratios = [(fine(asked, i).max(1) / fine(usual, i).max(1)).mean() for i in range(3)]
+    assert ratios == pytest.approx([2, 0.5, 0], abs=0.1)
+    for bad in ((22, 22), (22, 46, 22), (-1, 0, 0)):
+        with pytest.raises(ConfigError, match="depths"):
+            load_dataset("trispectral", depths=bad)
+
+
 def test_a_cue_that_is_left_out_says_nothing_of_the_identity():
     every = load_dataset("trispectral", **MANY, **NATIVE)
     some = load_dataset("trispectral", cues=("nir_fine", "rgb_coarse", "tir_fine", "tir_coarse"), **MANY, **NATIVE)
@@ -316,3 +329,40 @@ def test_sightings_are_the_same_each_time_and_other_cameras_answer():
     assert one.num_identities == 60
     assert [len(one.train), len(one.query), len(one.gallery)] == [360, 120, 120]
     assert not set(one.train.label_names) & set(one.gallery.identities.tolist())
+    places = [set(part.cameras.tolist()) for part in (one.train, one.query, one.val.images)]
+    assert [len(place) for place in places] == [3, 3, 3]
+    assert len(set.union(*places)) == 9  # neither validation nor test knows a camera of the training
+    assert set(one.gallery.cameras.tolist()) == places[1]
+    val = one.val.images.identities
+    assert len(set(val.tolist())) == 24
+    assert not set(val.tolist()) & {*one.train.label_names, *one.gallery.identities.tolist()}
+    assert (one.val.num_queries, one.val.num_gallery, one.val.unmatched_queries) == (72, 72, 0)
+    without = load_dataset("trispectral", **MANY, **NATIVE, val_identities=0, new_cameras=False)
+    assert without.val is None
+    assert without.query.cameras.tolist() == [0, 1, 2] * 40
+    assert without.train.levels(7) == one.train.levels(7)  # the other parts are the same with and without validation
+    with pytest.raises(ConfigError, match="val_identities = 40 is not allowed with 2 cues: they tell 16"):
+        load_dataset("trispectral", cues=CUES[:2], train_identities=8, test_identities=8)
+
+
+def test_pictures_are_painted_once_and_only_so_many_are_kept(monkeypatch):
+    monkeypatch.setattr(trispectral_figures, "REMEMBERED", 5)
+    splits = load_dataset("trispectral", **{**MANY, "train_identities": 2}, val_identities=0, **NATIVE)
+    painter, fresh = splits.query.read, pickle.loads(pickle.dumps(splits.query.read))
+    assert painter is splits.train.read
+    paint, painted = trispectral_figures.FigurePainter._paint, []
+    monkeypatch.setattr(
+        trispectral_figures.FigurePainter, "_paint", lambda self, x: painted.append(x) or paint(self, x)
+    )
+    first = [splits.query[i][0] for i in range(6)]
+    again = [splits.query[i][0] for i in range(6)]
+    assert len(painted) == 7  # the sixth is not kept
+    assert len(painter.painted) == 5
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for picture in painter(splits.query.items[0]):
+        picture.paste(0, (0, 0, 64, 128))  # what a reader does to its copy is its own affair
+    assert torch.equal(splits.query[0][0], first[0])
+    assert not fresh.painted
+    assert [np.asarray(x).tobytes() for x in fresh(splits.query.items[2])] == [
+        np.asarray(x).tobytes() for x in painter(splits.query.items[2])
+    ]

@@ -195,3 +195,89 @@ def test_a_broken_file_is_skipped_in_training_and_an_error_in_evaluation(tmp_pat
     assert splits.train[0] == Skipped(str(root / "train_171" / "TI" / "000001_cam1_0_00.jpg"), "is empty (0 bytes)")
     with pytest.raises(UnreadableImage, match=r"TI/000009_cam1_0_00\.jpg: is empty"):
         splits.query[0]
+
+
+def test_validation_identities_are_taken_out_of_training(tmp_path):
+    places = {name: make(tmp_path / name) for name, make in SETS.items()}
+    for number in (3, 4):  # the two sets with two training identities need more
+        seen = f"{number:04d}_s001_v0_900.jpg", f"{number:04d}_s002_v5_901.jpg"
+        for kind in ("vis", "ni", "th"):
+            for name in seen:
+                write(places["msvr310"] / "bounding_box_train" / f"01{number:02d}" / kind / f"01{name[2:]}", photo(1))
+        for camera in (1, 2):
+            write(places["rgbnt100"] / "bounding_box_train" / f"01{number:02d}_c{camera}_9.jpg", photo(1, (96, 16)))
+    for name, root in places.items():
+        whole = load_dataset(name, root=root, **SMALL)
+        assert whole.val is None
+        drawn = set()
+        for seed in range(6):
+            splits = load_dataset(name, root=root, val_identities=1, split_seed=seed, re_prob=1.0, **SMALL)
+            val = splits.val
+            (aside,) = set(val.images.identities.tolist())
+            drawn.add(aside)
+            assert splits.train.label_names == tuple(x for x in whole.train.label_names if x != aside)
+            assert sorted(set(splits.train.identities.tolist())) == list(range(splits.num_identities))
+            assert sorted([*splits.train.items, *val.images.items], key=str) == sorted(whole.train.items, key=str)
+            assert splits.query.items == whole.query.items
+            assert (len(val), val.num_queries, val.num_gallery, val.unmatched_queries) == (2, 2, 2, 0)
+            assert val.protocol == splits.protocol == ("msvr310" if name == "msvr310" else "market1501")
+            assert torch.equal(val[0][0], val[0][0])  # not augmented
+            again = load_dataset(name, root=root, val_identities=1, split_seed=seed, **SMALL)
+            assert again.val.images.items == val.images.items
+        assert len(drawn) > 1
+        with pytest.raises(DataError, match=f"val_identities={len(whole.train.label_names) - 1} of .* fewer than two"):
+            load_dataset(name, root=root, val_identities=len(whole.train.label_names) - 1, **SMALL)
+        with pytest.raises(ConfigError, match="val_identities=-1"):
+            load_dataset(name, root=root, val_identities=-1, **SMALL)
+
+
+def test_the_test_part_is_query_and_gallery_in_one(tmp_path):
+    market = load_dataset("market1501", root=market1501(tmp_path), **SMALL)
+    part = market.test
+    assert (len(part), part.num_queries, part.num_gallery) == (8, 2, 6)
+    for side, indices in ((market.query, part.query_indices), (market.gallery, part.gallery_indices)):
+        assert [part.describe(i) for i in indices] == [side.describe(i) for i in range(len(side))]
+        assert torch.equal(part[indices[1]][0], side[1][0])
+        assert part[indices[1]][1:] == side[1][1:]
+    query, gallery = part.sides(torch.arange(8.0)[:, None])
+    assert query[0].flatten().tolist() == [0, 1]
+    assert [column.tolist() for column in gallery[1:3]] == [
+        market.gallery.identities.tolist(),
+        market.gallery.cameras.tolist(),
+    ]
+    same = load_dataset("rgbnt201", root=rgbnt201(tmp_path), **SMALL).test
+    assert (len(same), same.num_queries, same.num_gallery) == (4, 4, 4)
+
+
+def test_a_single_camera_leaves_nothing_to_measure(tmp_path):
+    root = market1501(tmp_path)
+    for part in ("query", "bounding_box_test"):
+        for path in (root / part).glob("*_c2*"):
+            path.unlink()
+    with pytest.raises(DataError, match="market1501: not one of 2 queries has a match in the gallery, by another cam"):
+        load_dataset("market1501", root=root, **SMALL)
+    root = rgbnt201(tmp_path)
+    for path in (root / "train_171").glob("*/*_cam2_*"):
+        path.unlink()
+    load_dataset("rgbnt201", root=root, **SMALL)  # nothing is measured on the training part
+    with pytest.raises(DataError, match="the 1 identities set aside for validation: not one of 1 queries"):
+        load_dataset("rgbnt201", root=root, val_identities=1, **SMALL)
+
+
+def test_a_broken_file_set_aside_for_validation_is_an_error(tmp_path):
+    root = rgbnt201(tmp_path)
+    for path in (root / "train_171" / "NI").iterdir():
+        path.write_bytes(b"")
+    splits = load_dataset("rgbnt201", root=root, val_identities=1, **SMALL)
+    assert isinstance(splits.train[0], Skipped)
+    with pytest.raises(UnreadableImage, match=r"NI/.*is empty"):
+        splits.val[0]
+
+
+def test_false_detections_are_dropped_from_vehicles_too(tmp_path):
+    root = rgbnt100(tmp_path)
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        write(root / part / "-1_c1_0000.jpg", photo(1, (96, 16)))
+    splits = load_dataset("rgbnt100", root=root, **SMALL)
+    assert splits.train.label_names == (1, 2)
+    assert -1 not in splits.test.images.identities

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from moezoo.data.options import PlainInput
+from moezoo.data.options import HELD_OUT_IDENTITIES, HeldOutIdentities, PlainInput
 from moezoo.data.reid.rgbnt201 import with_spectra
 from moezoo.data.reid.scan import (
     REID_AUGMENTATION,
@@ -32,6 +32,7 @@ def load_msvr310(
     root: str,
     input: PlainInput = INPUT,
     augmentation: ReidAugmentation = REID_AUGMENTATION,
+    held_out: HeldOutIdentities = HELD_OUT_IDENTITIES,
 ) -> ReidSplits:
     """310 vehicles: ``{bounding_box_train,query3,bounding_box_test}/<vehicle>/{vis,ni,th}/0001_s001_v1_….jpg``.
 
@@ -42,6 +43,7 @@ def load_msvr310(
         root: That folder or the one above it.
         input: What the model takes.
         augmentation: For training images.
+        held_out: Identities for validation.
 
     Raises:
         DataError: A folder is missing or empty; in query or gallery a name cannot be read or a spectrum is missing.
@@ -58,6 +60,7 @@ def load_msvr310(
         modalities=SPECTRA,
         input=input,
         augmentation=augmentation,
+        held_out=held_out,
         read=read_each,
         name_of=first_path,
     )

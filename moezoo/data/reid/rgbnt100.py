@@ -7,8 +7,17 @@ import re
 from PIL import Image
 
 from moezoo.data.images import read_image
-from moezoo.data.options import PlainInput
-from moezoo.data.reid.scan import REID_AUGMENTATION, SPECTRA, find_folders, gather, images_in, read_name, reid_splits
+from moezoo.data.options import HELD_OUT_IDENTITIES, HeldOutIdentities, PlainInput
+from moezoo.data.reid.scan import (
+    REID_AUGMENTATION,
+    SPECTRA,
+    find_folders,
+    gather,
+    images_in,
+    read_name,
+    reid_splits,
+    without_junk,
+)
 from moezoo.data.reid.splits import ReidSplits
 from moezoo.data.reid.transforms import ReidAugmentation
 from moezoo.errors import UnreadableImage
@@ -22,6 +31,7 @@ def load_rgbnt100(
     root: str,
     input: PlainInput = INPUT,
     augmentation: ReidAugmentation = REID_AUGMENTATION,
+    held_out: HeldOutIdentities = HELD_OUT_IDENTITIES,
 ) -> ReidSplits:
     """100 vehicles of eight cameras: ``rgbir/{bounding_box_train,query,bounding_box_test}/0001_c1_….jpg``.
 
@@ -31,6 +41,7 @@ def load_rgbnt100(
         root: The folder ``rgbir`` or one above it.
         input: What the model takes.
         augmentation: For training images.
+        held_out: Identities for validation.
 
     Raises:
         DataError: A folder is missing or empty, or a name of query or gallery cannot be read.
@@ -42,10 +53,18 @@ def load_rgbnt100(
         {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"},
     )
     parts = {
-        part: gather(read_name(NAME, path, "0001_c1….jpg") for path in images_in(folder))
+        part: without_junk(gather(read_name(NAME, path, "0001_c1….jpg") for path in images_in(folder)))
         for part, folder in folders.items()
     }
-    return reid_splits("rgbnt100", parts, modalities=SPECTRA, input=input, augmentation=augmentation, read=read_strip)
+    return reid_splits(
+        "rgbnt100",
+        parts,
+        modalities=SPECTRA,
+        input=input,
+        augmentation=augmentation,
+        held_out=held_out,
+        read=read_strip,
+    )
 
 
 def read_strip(path: str) -> list[Image.Image]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from moezoo.data.options import PlainInput
+from moezoo.data.options import HELD_OUT_IDENTITIES, HeldOutIdentities, PlainInput
 from moezoo.data.reid.scan import (
     REID_AUGMENTATION,
     REID_INPUT,
@@ -33,6 +33,7 @@ def load_rgbnt201(
     root: str,
     input: PlainInput = REID_INPUT,
     augmentation: ReidAugmentation = REID_AUGMENTATION,
+    held_out: HeldOutIdentities = HELD_OUT_IDENTITIES,
 ) -> ReidSplits:
     """201 persons of four cameras: ``{train_171,test}/{RGB,NI,TI}/000258_cam1_0_00.jpg``, the same names in all three.
 
@@ -42,6 +43,7 @@ def load_rgbnt201(
         root: That folder or the one above it.
         input: What the model takes.
         augmentation: For training images.
+        held_out: Identities for validation.
 
     Raises:
         DataError: A folder is missing or empty; in the test part a name cannot be read or a spectrum is missing.
@@ -54,6 +56,7 @@ def load_rgbnt201(
         modalities=SPECTRA,
         input=input,
         augmentation=augmentation,
+        held_out=held_out,
         read=read_each,
         name_of=first_path,
     )

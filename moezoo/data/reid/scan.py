@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moezoo.data.image_folder import is_image_name
 from moezoo.data.images import read_image
-from moezoo.data.options import PlainInput
-from moezoo.data.reid.splits import NO_SCENE, ReidImages, ReidSplits, Sighting
+from moezoo.data.options import HeldOutIdentities, PlainInput
+from moezoo.data.reid.splits import JUNK, NO_SCENE, ReidImages, ReidPart, ReidSplits, Sighting
 from moezoo.data.reid.transforms import ReidAugmentation, ReidPrepare
 from moezoo.data.skipped import Skipped
 from moezoo.errors import DataError
@@ -68,6 +70,11 @@ def gather(found: Iterable[Sighting | Skipped]) -> Part:
     return part
 
 
+def without_junk(part: Part) -> Part:
+    """The part without false detections, which some sets hold among the others."""
+    return Part([s for s in part.sightings if s.identity != JUNK], part.faults)
+
+
 def read_one(item: str) -> list:
     """The reader of sets whose sighting is one plain picture."""
     return [read_image(item)]
@@ -89,13 +96,14 @@ def reid_splits(
     modalities: tuple[str, ...],
     input: PlainInput,
     augmentation: ReidAugmentation,
+    held_out: HeldOutIdentities,
     **reading: Any,
 ) -> ReidSplits:
     """The result, after the checks that all sets need.
 
     Raises:
-        DataError: A part is empty, an evaluation part has a file that cannot be used, or an identity is in the training
-            and an evaluation part.
+        DataError: A part is empty, an evaluation part has a file that cannot be used, an identity is in the training
+            and an evaluation part, no query has a match, or fewer than two identities would be left to learn.
     """
     for part, (sightings, faults) in parts.items():
         if faults and part != "train":
@@ -114,33 +122,69 @@ def reid_splits(
     faults = parts["train"].faults
     if faults:
         logger.warning("%s: %d training images are left out; %s", name, len(faults), _example(faults))
-    data = {
-        part: ReidImages(
-            sightings,
-            ReidPrepare(input, augmentation if part == "train" else None),
-            relabel=part == "train",
-            skip_unreadable=part == "train",
-            **reading,
-        )
-        for part, (sightings, _) in parts.items()
-    }
+    train, aside = set_aside(name, parts["train"].sightings, held_out)
+    plain = ReidPrepare(input)
+
+    def images(sightings: list[Sighting]) -> ReidImages:
+        return ReidImages(sightings, plain, **reading)
+
     splits = ReidSplits(
         name,
-        **data,
+        train=ReidImages(train, ReidPrepare(input, augmentation), relabel=True, skip_unreadable=True, **reading),
+        query=images(parts["query"].sightings),
+        gallery=images(parts["gallery"].sightings),
         modalities=modalities,
         mean=input.channel_mean,
         std=input.channel_std,
         left_out=tuple(faults),
+        # As RGBNT201 is tested: every image is looked for among all others.
+        val=ReidPart.of(images(aside), images(aside)) if aside else None,
     )
-    if unmatched := splits.unmatched_queries:
-        logger.warning(
-            "%s: %d of %d queries have no match in the gallery, %s; metrics leave them out",
-            name,
-            unmatched,
-            len(splits.query),
-            "in another scene" if splits.has_scenes else "by another camera",
-        )
+    check_answers(f"{name}:", splits.test)
+    if splits.val is not None:
+        check_answers(f"{name}, the {held_out.val_identities} identities set aside for validation:", splits.val)
     return splits
+
+
+def check_answers(where: str, part: ReidPart) -> None:
+    """Warn of queries that have no right answer.
+
+    Raises:
+        DataError: None has one, so that there is nothing to measure.
+    """
+    unmatched = part.unmatched_queries
+    how = "in another scene" if part.has_scenes else "by another camera"
+    if unmatched == part.num_queries:
+        raise DataError(f"{where} not one of {unmatched} queries has a match in the gallery, {how}: nothing to measure")
+    if unmatched:
+        logger.warning(
+            "%s %d of %d queries have no match in the gallery, %s; metrics leave them out",
+            where,
+            unmatched,
+            part.num_queries,
+            how,
+        )
+
+
+def set_aside(
+    name: str, sightings: list[Sighting], held_out: HeldOutIdentities
+) -> tuple[list[Sighting], list[Sighting]]:
+    """Those to learn and those of ``held_out.val_identities`` identities drawn by its seed.
+
+    Raises:
+        DataError: Fewer than two identities would be left to learn.
+    """
+    every = sorted({s.identity for s in sightings})
+    if not held_out.val_identities:
+        return sightings, []
+    if held_out.val_identities > len(every) - 2:
+        raise DataError(
+            f"{name}: val_identities={held_out.val_identities} of {len(every)} training identities would leave fewer "
+            "than two to learn"
+        )
+    order = np.random.default_rng(held_out.split_seed).permutation(len(every))
+    drawn = {every[i] for i in order[: held_out.val_identities]}
+    return [s for s in sightings if s.identity not in drawn], [s for s in sightings if s.identity in drawn]
 
 
 def _example(faults: list[Skipped]) -> str:

@@ -1,0 +1,1 @@
+"""Re-identification: whether an identity is found again among the pictures of others."""
