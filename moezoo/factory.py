@@ -162,6 +162,8 @@ def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, 
             _give_tokenizer(model, config, stored.tokenizer_text(), f"{stored.source}: tokenizer.json")
     if not pretrained:
         log.info("%s: built from the stored configuration with fresh weights; pass pretrained=True to load them", name)
+        if stored.compression is not None:
+            log.info("%s: the stored model is pruned or quantised; the one with fresh weights is not", name)
     _sign(model, stored.name, config, name if pretrained else "fresh", _labels(stored, config))
     _prepare_alike(model, config, stored)
     return model

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from moezoo.altered.note import alter
+from moezoo.altered.said import Compression
 from moezoo.backbones.adapt import FIELDS, adapt
 from moezoo.backbones.create import load_backbone_weights
-from moezoo.config import field_names, override
+from moezoo.config import field_names, override, to_dict
 from moezoo.errors import ConfigError, WeightsMismatch
 from moezoo.hub.header import compare, model_shapes, own_hint
 from moezoo.hub.load import Files, files_header, load_files
 from moezoo.hub.meta import at_most_parameters, load_skeleton
 from moezoo.hub.partial import backbone_keys
+from moezoo.hub.schema import CONFIG_NAME
 from moezoo.hub.state import digest
 from moezoo.hub.stored import StoredModel
 
@@ -39,6 +42,9 @@ def load_stored(stored: StoredModel, config: Any, build: Callable[[Any], nn.Modu
         WeightsError: The weights cannot be had or are damaged.
     """
     files = stored.weights_files()
+    if stored.compression is not None:
+        _refuse_changes(config, stored)
+        build = _altering(build, stored.compression, f"{stored.source}: {CONFIG_NAME}: compression")
     as_stored = like_stored(config, stored.config, FIELDS)
     skeleton = check_fits(as_stored, build, stored, files)
     if as_stored == config and stored.backbone is None and load_skeleton(skeleton, files):
@@ -49,6 +55,22 @@ def load_stored(stored: StoredModel, config: Any, build: Callable[[Any], nn.Modu
     if donor is not model and (adapted := adapt(donor, model)):
         logger.info("%s: stored weights adapted: %s", stored.source, ", ".join(adapted))
     return model
+
+
+def _altering(build: Callable[[Any], nn.Module], note: Compression, place: str) -> Callable[[Any], nn.Module]:
+    return lambda config: alter(build(config), note, place)
+
+
+def _refuse_changes(config: Any, stored: StoredModel) -> None:
+    """Raise :class:`ConfigError` where a quantised model is asked for with another configuration than its own."""
+    asked, was = to_dict(config), to_dict(stored.config)
+    changed = [key for key in asked if asked[key] != was.get(key)]
+    if changed and stored.compression is not None and stored.compression.int8_weights:
+        raise ConfigError(
+            f"{stored.source} is quantised to int8, which loads only as it is: "
+            f"{', '.join(f'{key}={asked[key]!r}' for key in changed)} is not allowed, it was saved with "
+            f"{', '.join(f'{key}={was.get(key)!r}' for key in changed)}."
+        )
 
 
 def fill(model: nn.Module, config: Any, stored: StoredModel, files: Files) -> None:

@@ -110,7 +110,7 @@ def compare(
     }
     parts = [f"{kind} ({len(items)}): {shown(items)}" for kind, items in kinds.items() if items]
     if parts:
-        hints = (hint(resized) if hint else "") + _hint(resized)
+        hints = (hint(resized) if hint else "") + _hint(resized) + _int8_hint(missing, unexpected)
         raise WeightsMismatch(f"{source} does not fit the model. " + "; ".join(parts) + "." + hints)
 
 
@@ -122,6 +122,18 @@ def check_header(model: nn.Module, path: str | os.PathLike[str], *, keep: Collec
 def own_hint(model: nn.Module) -> Callable[[Resized], str] | None:
     """The model's ``mismatch_hint``, where it has one."""
     return getattr(model, "mismatch_hint", None)
+
+
+def _int8_hint(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """What to do where one of the two is quantised and the other is not."""
+    if any(name.endswith("_int8") and name.removesuffix("_int8") in missing for name in unexpected):
+        return (
+            " The file is of a model quantised to int8: load the folder it was saved in, by "
+            "moezoo.create_model('local-dir:…', pretrained=True)."
+        )
+    if any(name.endswith("_int8") and name.removesuffix("_int8") in unexpected for name in missing):
+        return " The model is quantised to int8 and the file is not: load it before quantising."
+    return ""
 
 
 def _word(dtype: torch.dtype | str) -> str:

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import moezoo
+from moezoo.altered.note import compression_of
 from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
-from moezoo.errors import ConfigError
+from moezoo.errors import ConfigError, InputError
 from moezoo.hub.card import model_card
 from moezoo.hub.company import labels_of, tokenizer_text
 from moezoo.hub.files import check_writable
@@ -98,6 +99,11 @@ def save_pretrained(
     refuse_nonfinite(state, "save_pretrained")
     tokenizer = tokenizer_text(model, origin.config)
     if not include_backbone:
+        if content["compression"]:
+            raise InputError(
+                "include_backbone=False is not allowed with a pruned or quantised model: its backbone is not the "
+                "published one."
+            )
         state, config, source = without_backbone(model, origin.config, state, cache_dir=cache_dir, token=token)
         content["config"], content["backbone"] = to_dict(config), to_dict(source)
     plan, index = plan_shards(state, max_shard_size)
@@ -152,6 +158,7 @@ def stored_config(
         "routing": _loads(routing),
         "flops": _plain("flops", flops),
         "backbone": None,
+        "compression": None if (said := compression_of(model)) is None else to_dict(said),
         "weights_sha256": "0" * 64,
         "tokenizer_sha256": None,
     }

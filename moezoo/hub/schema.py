@@ -6,6 +6,7 @@ versions named. Within one format nothing is guessed: an unknown key is an error
 Format 2 adds shards (``weights_sha256`` may be an object, file name to hash), ``routing``, ``flops`` and
 ``backbone`` (weights that are somebody else's and stay where they are).
 Format 3 adds ``tokenizer_sha256``, of the ``tokenizer.json`` of a model that reads text.
+Format 4 adds ``compression``: how the tensors differ from those that the configuration builds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from moezoo.config import STRICT
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 INDEX_NAME, PROCESSOR_NAME = f"{WEIGHTS_NAME}.index.json", "preprocessor_config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -75,10 +76,11 @@ KEYS = (
     "routing",
     "flops",
     "backbone",
+    "compression",
     "weights_sha256",
     "tokenizer_sha256",
 )
-_SINCE = {"model_type": 2, "routing": 2, "flops": 2, "backbone": 2, "tokenizer_sha256": 3}
+_SINCE = {"model_type": 2, "routing": 2, "flops": 2, "backbone": 2, "tokenizer_sha256": 3, "compression": 4}
 """The format a key came with, where it was not the first."""
 
 

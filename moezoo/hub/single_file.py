@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import moezoo
+from moezoo.altered.note import compression_of
 from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
-from moezoo.errors import ConfigError, WeightsCorrupted, WeightsUnavailable
+from moezoo.errors import ConfigError, InputError, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.company import labels_of, tokenizer_text
 from moezoo.hub.files import STAGING, check_writable, exclusive, move_into_place, output_errors, seal
 from moezoo.hub.header import check_suffix
@@ -68,6 +69,8 @@ def save_single_file(model: nn.Module, path: str | os.PathLike[str], *, dataset:
     model = unwrapped(model)
     origin = origin_of(model)
     refuse_upcycled(model, "save_single_file")
+    if compression_of(model) is not None:
+        raise InputError("save_single_file cannot store a pruned or quantised model: use moezoo.save_pretrained.")
     config = current_config(model, origin.config)
     state = portable_state(model)
     refuse_nonfinite(state, "save_single_file")

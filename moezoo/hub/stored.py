@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moezoo.altered.said import Compression
 from moezoo.config import decode
 from moezoo.errors import ConfigError, HubError, MoeZooError, NoSuchFile, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.files import file_digest, unchanging
@@ -61,6 +62,8 @@ class StoredModel:
     """The file of the tokenizer with its sha256; empty for a model without one."""
     backbone: PublishedBackbone | None
     """Where the rest of the weights is, if the files hold the MoE and the head alone."""
+    compression: Compression | None
+    """How the tensors differ from those that the configuration builds, if they do."""
     fetch: Callable[[str], Path] = dataclasses.field(repr=False)
     """From a file's name to where it lies on this machine."""
     fetch_backbone: Callable[[], Any] = dataclasses.field(repr=False)
@@ -207,6 +210,8 @@ def _parse(source: str, path: Path, fetch: Callable[[str, str], Path], where: di
     prepared = decode(DataConfig, _optional(data, "data", place) or {}, where=place)
     said = _optional(data, "backbone", place)
     backbone = None if said is None else decode(PublishedBackbone, said, where=f"{place}: backbone")
+    altered = _optional(data, "compression", place)
+    compression = None if altered is None else decode(Compression, altered, where=f"{place}: compression")
 
     def fetch_backbone() -> Any:
         from moezoo.hub.backbone import published_weights
@@ -227,6 +232,7 @@ def _parse(source: str, path: Path, fetch: Callable[[str, str], Path], where: di
         hashes=hashes,
         tokenizer=tokenizer,
         backbone=backbone,
+        compression=compression,
         fetch=lambda file: fetch(file, {**hashes, **tokenizer}.get(file, "")),
         fetch_backbone=fetch_backbone,
     )

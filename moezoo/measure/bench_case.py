@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moezoo.backbones.inputs import example_images
+from moezoo.errors import ConfigError
 from moezoo.measure.bench_row import BenchRow
 from moezoo.measure.flops import flops
 from moezoo.measure.latency import Latency, latency, paired_ratio
@@ -48,11 +50,22 @@ def build_case(
     attempt("model", lambda: create_model(name, **overrides))
     if "model" in models:
         config: Any = models["model"].moezoo_config
-        if "dense" in compare and getattr(config, "dense", None) is False:
-            attempt("dense", lambda: build(dataclasses.replace(config, dense=True)))
-        if "backbone" in compare and hasattr(config, "model_name"):
+        if "dense" in compare and (twin := _twin(config)) is not None:
+            attempt("dense", lambda: build(twin))
+        # One that a sighting passes through several times is no measure of the whole.
+        if "backbone" in compare and hasattr(config, "model_name") and not hasattr(config, "modalities"):
             attempt("backbone", lambda: create_backbone(config))
     return models, failed
+
+
+def _twin(config: Any) -> Any:
+    """The dense twin's configuration; ``None`` of a model that is one, or a control that has none."""
+    if getattr(config, "dense", None) is not False:
+        return None
+    try:
+        return dataclasses.replace(config, dense=True)
+    except ConfigError:
+        return None
 
 
 def measure_case(
@@ -65,7 +78,7 @@ def measure_case(
     for role, model in models.items():
         row = dataclasses.replace(blank, role=role)
         try:
-            images = _images(models["model"], blank.batch_size, seed) if images is None else images
+            images = example_images(models["model"], blank.batch_size, seed) if images is None else images
             rows[role] = _costs(model, images, row)
             running[role] = model
         except Exception as error:
@@ -109,11 +122,6 @@ def _compared(row: BenchRow, rows: Mapping[str, BenchRow], times: Mapping[str, L
         ours, theirs = row.flops, rows[role].flops
         changes[f"flops_vs_{role}"] = ours / theirs if ours is not None and theirs else None
     return dataclasses.replace(row, **changes)
-
-
-def _images(model: nn.Module, batch_size: int, seed: int) -> torch.Tensor:
-    size = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    return torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(seed))
 
 
 def _failure(row: BenchRow, error: Exception) -> BenchRow:

@@ -25,11 +25,17 @@ def add_matrix_vector_flops(_bias: Shape, matrix: Shape, *_: Any, **__: Any) -> 
     return 2 * math.prod(matrix)
 
 
+def matrix_matrix_flops(left: Shape, right: Shape, *_: Any, **__: Any) -> int:
+    """(M, K) times (K, N)."""
+    return 2 * math.prod(left) * right[-1]
+
+
 aten = torch.ops.aten
 
 FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
     aten._scaled_dot_product_fused_attention_overrideable: attention_flops,
+    aten._int_mm: matrix_matrix_flops,
     aten.mv: matrix_vector_flops,
     aten.dot: matrix_vector_flops,
     aten.addmv: add_matrix_vector_flops,

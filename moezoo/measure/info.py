@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from moezoo.altered.weights import int8_numbers
 from moezoo.backbones.inject import adapters_of
 from moezoo.config import to_dict
 from moezoo.moe.layer import MoELayer
@@ -65,4 +66,4 @@ def model_costs(model: nn.Module) -> list[str]:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    return sum(p.numel() for p in module.parameters()) + int8_numbers(module)

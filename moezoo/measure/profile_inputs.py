@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from moezoo.backbones.inputs import example_shape
 from moezoo.moe.aux import aux_loss
 
 
@@ -23,8 +24,7 @@ def random_input(model: nn.Module, batch_size: int, seed: int = 0) -> tuple[Tens
         seed: Of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    images = torch.randn(batch_size, *size, generator=generator)
+    images = torch.randn(batch_size, *example_shape(model), generator=generator)
     config: Any = getattr(model, "moezoo_config", None)
     if not getattr(model, "takes_text", False) or not getattr(config, "has_text", True):
         return (images,)

@@ -50,6 +50,12 @@ def test_every_older_format_has_its_fixture_and_knows_no_later_keys(tmp_path):
     )
     with pytest.raises(ConfigError, match="unknown key 'tokenizer_sha256'"):
         read_stored(f"local-dir:{two}")
+    three = Path(shutil.copytree(FIXTURES / "format_3", tmp_path / "three"))
+    (three / "config.json").write_text(
+        json.dumps({**json.loads((three / "config.json").read_text()), "compression": None})
+    )
+    with pytest.raises(ConfigError, match="unknown key 'compression'"):
+        read_stored(f"local-dir:{three}")
     (folder / "config.json").write_text(json.dumps({**content, "weights_sha256": {"model.safetensors": "0" * 64}}))
     with pytest.raises(ConfigError, match="weights_sha256 must be a string"):
         read_stored(f"local-dir:{folder}")

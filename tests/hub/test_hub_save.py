@@ -50,7 +50,7 @@ def test_a_saved_model_comes_back_with_the_same_outputs_labels_and_data(model, t
 
 def test_config_json_carries_the_hash_of_the_weights(saved):
     content = json.loads((saved / "config.json").read_text())
-    assert content["format_version"] == 3
+    assert content["format_version"] == 4
     assert content["moezoo_version"] == moezoo.__version__
     assert content["weights_sha256"] == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
 

@@ -69,8 +69,8 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(saved):
 
 
 def test_a_newer_format_names_both_versions(saved):
-    name = edit(saved, format_version=4, moezoo_version="7.8.9", something_new=1)
-    with pytest.raises(ConfigError, match=rf"format_version 4.*7\.8\.9.*{moezoo.__version__}.*up to 3"):
+    name = edit(saved, format_version=5, moezoo_version="7.8.9", something_new=1)
+    with pytest.raises(ConfigError, match=rf"format_version 5.*7\.8\.9.*{moezoo.__version__}.*up to 4"):
         read_stored(name)
 
 

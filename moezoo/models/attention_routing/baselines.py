@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from moezoo.models.attention_routing.config import AttentionRoutingConfig
 from moezoo.models.attention_routing.costs import dense_width
 from moezoo.models.attention_routing.experts import CellMLP, big_mlp, small_mlp
-from moezoo.moe.experts.base import RowSource
+from moezoo.moe.experts import RowSource
 
 
 class FullCompute(nn.Module):

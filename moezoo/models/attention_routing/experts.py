@@ -28,6 +28,11 @@ class CellMLP(nn.Module):
         widths = [in_dim, *[hidden_dim] * layers, out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
+    @property
+    def hidden_chain(self) -> list[nn.Module]:
+        """The layers in their order, with nothing but functions of single numbers between them."""
+        return list(self.layers)
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
