@@ -52,10 +52,16 @@ def load_backbone_weights(model: nn.Module, config: timm_models.BackboneFields, 
         config: A family's configuration.
         weights: timm's file, or ``True`` to let timm fetch it; for ``hf:`` the folder that holds the files.
 
+    A model that holds its backbone, or several, as parts says so by ``backbone_parts()``: pairs of a part and the
+    configuration that describes it.
+
     Raises:
         WeightsMismatch: A weight of the backbone is missing; only adapters and a new classifier may be.
     """
-    if is_hf(config.model_name):
+    if hasattr(model, "backbone_parts"):
+        for part, described in model.backbone_parts():  # type: ignore[operator]
+            load_backbone_weights(part, described, weights)
+    elif is_hf(config.model_name):
         assert isinstance(weights, Path)
         load_hf_weights(model, config, weights)
     else:

@@ -42,6 +42,19 @@ def check_images(model: nn.Module, images: Tensor) -> None:
         )
 
 
+def example_shape(model: nn.Module) -> tuple[int, ...]:
+    """The shape of what ``model`` takes for one answer, as it states it: (C, H, W), or (M, C, H, W) of a sighting in
+    several modalities."""
+    size = tuple(model.pretrained_cfg["input_size"])  # type: ignore[index]
+    modalities = getattr(model, "modalities", ())
+    return (len(modalities), *size) if len(modalities) > 1 else size
+
+
+def example_images(model: nn.Module, batch_size: int, seed: int = 0) -> Tensor:
+    """Random images such as ``model`` takes: (B, C, H, W), or (B, M, C, H, W) where it takes several modalities."""
+    return torch.randn(batch_size, *example_shape(model), generator=torch.Generator().manual_seed(seed))
+
+
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
     """(height, width) where the backbone takes no other size, else ``None``."""
     embed = getattr(model, "patch_embed", None)

@@ -14,7 +14,7 @@ from moezoo.moe.layer import MoELayer
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The parameters by role: ``moe`` (adapters, MoE layers and their parts beside them), ``head`` (the classifier),
-    ``backbone`` (the rest).
+    ``backbone`` (the rest). Of a model that names its ``backbone_parts()`` those are the backbone, the rest ``moe``.
 
     Outside a MoE layer an expert is known by an attribute ``is_expert``, what scores tokens for it by ``is_router``.
 
@@ -29,6 +29,9 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
     head = {id(p) for h in heads if isinstance(h, nn.Module) for p in h.parameters()}
+    if hasattr(model, "backbone_parts"):
+        kept = {id(p) for part, _ in model.backbone_parts() for p in part.parameters()}  # type: ignore[operator]
+        moe |= {id(p) for p in model.parameters()} - kept - head
     roles: dict[str, list[nn.Parameter]] = {"backbone": [], "moe": [], "head": []}
     for p in model.parameters():
         roles["moe" if id(p) in moe else "head" if id(p) in head else "backbone"].append(p)

@@ -24,12 +24,42 @@ default_cfgs = generate_default_cfgs(
             "first_conv": "patch_embed.backbone.0.conv",
             "classifier": "head",
         },
+        "moezoo_patches_figures.untrained": {
+            "num_classes": 0,
+            "input_size": (3, 128, 64),
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "fixed_input_size": True,
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+        "moezoo_vit_figures.untrained": {
+            "num_classes": 0,
+            "input_size": (3, 128, 64),
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "fixed_input_size": True,
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "first_conv": "patch_embed.backbone.0.conv",
+            "classifier": "head",
+        },
     }
 )
 
 
 def conv_embed(
-    widths: tuple[int, ...], strides: tuple[int, ...], *, in_chans: int = 3, embed_dim: int, **kwargs: Any
+    widths: tuple[int, ...],
+    strides: tuple[int, ...],
+    *,
+    first_kernel: int = 3,
+    in_chans: int = 3,
+    embed_dim: int,
+    **kwargs: Any,
 ) -> nn.Module:
     """A convolutional stem in place of the patch projection (Xiao et al. 2021, "Early convolutions")."""
     kwargs.pop("bias", None)
@@ -39,7 +69,7 @@ def conv_embed(
         depth=len(strides) + 1,
         channels=(*widths, embed_dim),
         stride=(*strides, 1),
-        kernel_size=(*(3,) * len(strides), 1),
+        kernel_size=(first_kernel, *(3,) * (len(strides) - 1), 1),
     )
     return HybridEmbed(stem, in_chans=in_chans, embed_dim=embed_dim, patch_size=1, proj=False, **kwargs)
 
@@ -65,5 +95,55 @@ def moezoo_vit_digits(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
         "moezoo_vit_digits",
         pretrained,
         feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **{**args, **kwargs},
+    )
+
+
+@register_model
+def moezoo_vit_figures(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """A 2-block ViT on 128 x 64 images: a stem of 5 x 5 and 3 x 3 convolutions to 16 x 8 tokens, width 64, no class
+    token. The stem sees stripes of three pixels, which patches of 8 x 8 pixels would have to learn by heart."""
+    args: dict[str, Any] = {
+        "img_size": (128, 64),
+        "patch_size": 8,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 4,
+        "mlp_ratio": 2.0,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "embed_layer": partial(conv_embed, (16, 32, 64), (2, 2, 2), first_kernel=5),
+        "num_classes": 0,
+    }
+    return build_model_with_cfg(
+        VisionTransformer,
+        "moezoo_vit_figures",
+        pretrained,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **{**args, **kwargs},
+    )
+
+
+@register_model
+def moezoo_patches_figures(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Patches of 8 x 8 pixels of 128 x 64 images through one linear layer to 16 x 8 tokens, width 64, without blocks.
+    Nothing is mixed or made of a token before what comes behind it sees it: a mean over tokens is one over pixels."""
+    args: dict[str, Any] = {
+        "img_size": (128, 64),
+        "patch_size": 8,
+        "embed_dim": 64,
+        "depth": 1,
+        "block_fn": nn.Identity,  # where features are read off
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": True,
+        "num_classes": 0,
+    }
+    return build_model_with_cfg(
+        VisionTransformer,
+        "moezoo_patches_figures",
+        pretrained,
+        feature_cfg={"out_indices": 1, "feature_cls": "getter"},
         **{**args, **kwargs},
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from moezoo.backbones.inputs import example_shape
 from moezoo.errors import ConfigError, ExportError, InputError, MoeZooError
 from moezoo.export.formats import check_target
 from moezoo.export.parity import Parity, compare, plain_images
@@ -129,7 +130,7 @@ def _input_size(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...
             f"{type(model).__name__} has no pretrained_cfg that says its input_size; pass input_size=, as "
             "(channels, height, width)."
         )
-    return tuple(size)
+    return example_shape(model)
 
 
 @contextmanager

@@ -163,13 +163,18 @@ def experts_matter(model: nn.Module, images: Tensor) -> bool:
     """Whether the output changes when every MoE layer gives zeros."""
     expected = _tensors(model(images))
     layers = [module for module in model.modules() if isinstance(module, MoELayer)]
-    handles = [layer.register_forward_hook(lambda _layer, _args, y: torch.zeros_like(y)) for layer in layers]
+    handles = [layer.register_forward_hook(_nothing) for layer in layers]
     try:
         without = _tensors(model(images))
     finally:
         for handle in handles:
             handle.remove()
     return any(not torch.equal(a, b) for a, b in zip(expected, without, strict=True))
+
+
+def _nothing(_layer: nn.Module, _args: tuple, y: Any) -> Any:
+    """Zeros; of a layer that gives its weights too, zeros with them."""
+    return (torch.zeros_like(y[0]), *y[1:]) if isinstance(y, tuple) else torch.zeros_like(y)
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import importlib
 
-FAMILIES = ("entity_moe", "diff_moe", "attention_routing")
+FAMILIES = ("entity_moe", "diff_moe", "attention_routing", "multiscale_moe")
 
 
 def __getattr__(name: str):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moezoo.backbones.answers import plain_answer
+from moezoo.backbones.answers import ask_plainly
 from moezoo.backbones.live import current_config
 from moezoo.config import to_dict
 from moezoo.errors import ConfigError, WeightsMismatch
@@ -62,7 +62,7 @@ class MoeZooForImageClassification(PreTrainedModel):
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
     ) -> MoeZooClassifierOutput | tuple[Tensor, ...]:
         """(B, C, H, W) images, and (B,) class indices or what ``config.problem_type`` asks for."""
-        logits = plain_answer(self.model(pixel_values))
+        logits = ask_plainly(self.model, pixel_values)
         aux = aux_loss(self.model) if self.training else None
         loss = None
         if labels is not None:

@@ -6,6 +6,7 @@ import torch
 import moezoo
 from moezoo.backbones.answers import plain_answer
 from moezoo.backbones.inject import adapters_of
+from moezoo.backbones.inputs import example_shape
 from moezoo.moe import MoELayer
 from moezoo.registry import model_config
 
@@ -69,8 +70,20 @@ ATTENTION_ROUTING = {
     "dropout": 0.0,
     "budget_target": 0.3,
 }
-FAMILIES = {"diff_moe": DIFF_MOE, "attention_routing": ATTENTION_ROUTING}
-"""Those that do not stand on a backbone."""
+MULTISCALE = {
+    "model_name": "moezoo_vit_figures",
+    "img_size": (32, 16),
+    "backbone_args": {"embed_dim": 16, "num_heads": 2},
+    "num_classes": 5,
+    "feat_dim": 24,
+    "scales": (1, 4),
+    "window_op": "depthwise",
+    "hidden_dim": 32,
+    "dropout": 0.0,
+}
+TWO = ("RGB", "NIR")
+FAMILIES = {"diff_moe": DIFF_MOE, "attention_routing": ATTENTION_ROUTING, "multiscale_moe": MULTISCALE}
+"""Those that are not a backbone with something added."""
 
 DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,)}
 """What models without a backbone differ in that changes nothing of what they are made of."""
@@ -78,7 +91,12 @@ DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,)}
 
 def has_backbone(name):
     """Whether the model is a timm or transformers backbone with adapters."""
-    return hasattr(model_config(name), "model_name")
+    return hasattr(model_config(name), "model_name") and not tells_identities(model_config(name))
+
+
+def tells_identities(config):
+    """Whether the model is one for re-identification, which holds a backbone as a part."""
+    return hasattr(config, "modalities")
 
 
 def routes_tokens(config):
@@ -88,7 +106,7 @@ def routes_tokens(config):
 
 def backbone_kind(config):
     """What the model is made of, but for its size."""
-    if not hasattr(config, "model_name"):
+    if not hasattr(config, "model_name") or tells_identities(config):
         family = type(config).__module__.split(".")[-2]
         return f"{family} captioner" if getattr(config, "captioner", False) else family
     return next(prefix for prefix in BY_BACKBONE if config.model_name.startswith(prefix))
@@ -104,6 +122,8 @@ def tiny_overrides(name):
     config = model_config(name)
     if not has_backbone(name):
         family = backbone_kind(config).split()[0]
+        if family == "multiscale_moe":
+            return {**MULTISCALE, "modalities": TWO} if len(config.modalities) > 1 else MULTISCALE
         more = {"num_classes": min(config.num_classes, 10)}
         if family == "diff_moe":
             more |= {"text_encoder_layers": min(config.text_encoder_layers, 1), "top_k": 2}
@@ -115,17 +135,21 @@ def tiny_overrides(name):
 
 
 def tiny_input_size(model):
-    channels, height, width = model.pretrained_cfg["input_size"]
-    return (channels, min(height, 64), min(width, 64))  # convolutional backbones state 224 and take less
+    *before, height, width = example_shape(model)
+    return (*before, min(height, 64), min(width, 64))  # convolutional backbones state 224 and take less
 
 
 def is_classifier(name):
-    return model_config(name).num_classes != 0
+    config = model_config(name)
+    return config.num_classes != 0 and not tells_identities(config)
 
 
 def answer(model, images):
-    """(B, anything): logits, the embedding of a model without a head, or all that a segmentation model returns."""
+    """(B, anything): logits, the embedding of a model without a head, or all that a segmentation model returns; of a
+    model for re-identification in training all scores and features."""
     output = model(images)
+    if isinstance(output, list):
+        return torch.cat([part for pair in output for part in pair], dim=1)
     if isinstance(output, torch.Tensor):
         return output
     plain = plain_answer(output)
@@ -151,11 +175,14 @@ def full_answer(model, images):
 def layers_run(model):
     """The MoE layers that images alone pass through."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, MoELayer)}
-    return [name for name in layers if not name.startswith(("text_encoder.", "fusion."))]
+    text = ("text_encoder.", "fusion.") if hasattr(model, "takes_text") else ()
+    return [name for name in layers if not name.startswith(text)]
 
 
 def is_routed(config):
     """Whether the model has MoE layers: not the dense twin, nor a control that computes all cells alike."""
+    if tells_identities(config):
+        return not is_dense(config) and (config.fusion == "moe" or config.structure != "flat")
     return not is_dense(config) and getattr(config, "compute", "attention") not in ("full", "cheap", "none")
 
 
@@ -168,7 +195,9 @@ def learns_routes(config):
 def disturb(model):
     """Change the answers."""
     adapters = list(adapters_of(model).values())
-    if adapters:
+    if hasattr(model, "necks"):
+        last = next(iter(model.necks.values()))
+    elif adapters:
         last = adapters[0].ffn.fc2 if hasattr(adapters[0], "ffn") else model.blocks[0].attn.proj
     else:
         last = model.img_encoder.blocks[0].attn.proj if hasattr(model, "img_encoder") else model.head.hidden
@@ -196,6 +225,13 @@ def distinct_when_small(names):
     """The first of every group of names that differ in the size of their backbone alone, which is all one here."""
     seen = {}
     for name in names:
+        if tells_identities(config := model_config(name)):
+            # Of the variants that one modality has too, those of several.
+            small = {**tiny_overrides(name), **({} if is_default(name) else {"modalities": TWO})}
+            key = repr(model_config(name, **small))
+            if key not in seen or len(config.modalities) > len(model_config(seen[key]).modalities):
+                seen[key] = name
+            continue
         same = {"model_name": backbone_kind(model_config(name))} if has_backbone(name) else DATA
         if name.startswith("diff_moe/"):
             same = {**same, "use_gradient_checkpointing": True}
@@ -213,6 +249,8 @@ def one_per_layout(names):
     seen = {}
     for name in names:
         config = model_config(name)
+        if len(getattr(config, "modalities", TWO)) == 1 or (tells_identities(config) and is_dense(config)):
+            continue  # one modality less, and an MLP in place of experts, are no other layout
         if (is_dense(config) or is_default(name)) and not routes_tokens(config):
             twin = f"dense twin of {name.partition('/')[0]}"
             seen.setdefault(twin if is_dense(config) else backbone_kind(config), name)

@@ -74,11 +74,12 @@ def test_features_are_nchw_under_the_classifiers_own_keys(name):
     model, features = make(name), make(name, features_only=True, out_indices=indices).eval()
     assert set(features.state_dict()) <= set(model.state_dict())
     kept = (".entity_moe.", ".token_routing.")
-    own = ("img_encoder.", "encoder.")
+    own = ("img_encoder.", "encoder.", "backbone.")
     assert any(key.startswith(own) or any(part in key for part in kept) for key in features.state_dict())
     result = features.load_state_dict({k: v for k, v in model.state_dict().items() if k in features.state_dict()})
     assert not result.missing_keys
     images = images_for(model)
+    images = images[:, 0] if images.dim() == 5 else images  # maps are those of an image of one modality
     maps = features(images)
     want = model.eval().forward_intermediates(
         images, indices=indices, intermediates_only=True, norm=False, output_fmt="NCHW"

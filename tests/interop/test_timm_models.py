@@ -140,3 +140,18 @@ def test_a_model_that_answers_with_a_mapping_gives_timms_loops_its_logits(timm_z
     F.cross_entropy(logits, torch.tensor([0, 1])).backward()
     assert model.img_encoder.blocks[0].general_experts.router.keys.grad.any()
     assert timm_zoo.create_model("diff_moe_shapes").eval()(torch.randn(2, 3, 64, 64)).shape == (2, 96)
+
+
+def test_a_model_of_identities_gives_timms_loops_the_scores_of_all_modalities_together(timm_zoo):
+    model = timm_zoo.create_model(
+        "multiscale_moe_synthetic", num_classes=4, img_size=(32, 16), scales=(1, 4), modalities=("RGB", "NIR")
+    )
+    images = torch.randn(3, 2, 3, 32, 16)
+    logits = model(images)
+    assert logits.shape == (3, 4)
+    F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    assert model.backbone.blocks[0].mlp.fc1.weight.grad.any()
+    gate = model.fusion.scales.moe.router
+    assert any(p.grad is not None and p.grad.any() for p in gate.parameters())
+    assert model.eval()(images).shape == (3, 4)
+    assert timm_zoo.create_model("multiscale_moe_market1501.mean", num_classes=0, backbone="test_vit").num_classes == 0

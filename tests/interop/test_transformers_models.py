@@ -188,3 +188,19 @@ def test_a_model_that_answers_with_a_mapping_is_a_classifier_too(tmp_path):
     wrapped.eval().save_pretrained(tmp_path)
     again = MoeZooForImageClassification.from_pretrained(tmp_path).eval()
     assert torch.equal(again(images).logits, model(images).logits)
+
+
+def test_a_model_of_identities_answers_with_its_scores_and_comes_back(tmp_path):
+    torch.manual_seed(0)
+    small = {"num_classes": 4, "img_size": (32, 16), "scales": (1, 4), "modalities": ("RGB", "NIR")}
+    wrapped = MoeZooForImageClassification.from_moezoo("multiscale_moe/synthetic", **small)
+    sightings = torch.randn(3, 2, 3, 32, 16)
+    out = wrapped.train()(sightings, labels=torch.tensor([0, 1, 2]))
+    assert out.logits.shape == (3, 4)
+    assert out.aux_loss > 0
+    out.loss.backward()
+    wrapped.eval().save_pretrained(tmp_path)
+    again = MoeZooForImageClassification.from_pretrained(tmp_path).eval()
+    assert again.model.moezoo_config == wrapped.model.moezoo_config
+    with torch.no_grad():
+        assert torch.equal(again(sightings).logits, wrapped(sightings).logits)

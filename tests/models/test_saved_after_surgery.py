@@ -1,10 +1,12 @@
 """What surgery makes of a model's experts goes into the file, or is refused there."""
 
+import json
+
 import pytest
 import torch
 
 import moezoo
-from moezoo.errors import ConfigError
+from moezoo.errors import ConfigError, InputError
 from moezoo.moe import add_experts, merge_experts, prune_experts
 from moezoo.moe.layer import MoELayer
 
@@ -55,6 +57,28 @@ def test_one_new_number_of_experts_is_saved(operate, counts, tmp_path, images):
     again = back(model, tmp_path)
     assert torch.equal(again(images), model(images))
     assert again.moezoo_config.num_experts == (6 if operate is add else 3)
+
+
+def test_who_reads_which_source_is_saved(tmp_path):
+    model = moezoo.create_model("multiscale_moe/synthetic", feat_dim=8, hidden_dim=8).eval()
+    images = torch.randn(2, 3, 3, 128, 64)
+    before = model(images)
+    prune_experts(model, keep=2, data=images, by="weight")
+    assert not torch.allclose(model(images), before)
+    again = back(model, tmp_path)
+    torch.testing.assert_close(again(images), model(images))
+    assert again.fusion.scales.moe.experts.source_of == model.fusion.scales.moe.experts.source_of
+    with pytest.raises(InputError, match="pruned or quantised"):
+        moezoo.hub.save_single_file(model, tmp_path / "model.safetensors", dataset="digits")
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for wrong, words in (
+        ({"fusion.scales.moe": [0, 3]}, "built with 3 sources"),
+        ({"fusion.scale.moe": [0]}, "no MoE layer 'fusion.scale.moe'"),
+    ):
+        stored["compression"]["sources"] = wrong
+        (tmp_path / "config.json").write_text(json.dumps(stored))
+        with pytest.raises(ConfigError, match=words):
+            moezoo.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_numbers_that_differ_by_layer_are_saved_by_block(tmp_path, images):

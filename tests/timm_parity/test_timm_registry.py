@@ -34,7 +34,7 @@ assert model_config("mine/net.wide").width == 99
 
 
 def test_every_name_is_found_by_the_words_in_it():
-    named = moezoo.list_models(family="diff_moe") + moezoo.list_models(family="entity_moe")
+    named = [n for family in ("diff_moe", "entity_moe", "multiscale_moe") for n in moezoo.list_models(family=family)]
     assert moezoo.list_models("*moe*") == named
     assert moezoo.list_models("*") == moezoo.list_models() == moezoo.list_models(family="attention_routing") + named
     assert moezoo.list_models("*resnet*") == moezoo.list_models("entity_moe/resnet*") != []

@@ -71,6 +71,18 @@ class TransformersModel(nn.Module):
         encoder = self.model.base_model if self.has_head and encoder is self.model else encoder
         return encoder(pixel_values=x).last_hidden_state
 
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) images to the encoder's last hidden state and a (B, D) feature of all of it: what the encoder
+        pools, else its class token, else the mean."""
+        encoder: Any = vision_part(self.model)[1]
+        encoder = self.model.base_model if self.has_head and encoder is self.model else encoder
+        output = encoder(pixel_values=x)
+        hidden, own = output.last_hidden_state, getattr(output, "pooler_output", None)
+        if own is not None:
+            return hidden, own.flatten(1)
+        prefix = hidden.dim() == 3 and self._sites and self._sites[-1].prefix_tokens
+        return hidden, hidden[:, 0] if prefix else self._mean(hidden)
+
     def forward_intermediates(self, x: Tensor, indices: Sequence[int], **_: Any) -> list[Tensor]:
         """(B, C, H, W) images to the (B, C_i, H_i, W_i) maps of ``indices`` in :attr:`feature_info`."""
         return run_with_taps(self.model, x, [self._sites[i] for i in indices])
@@ -123,7 +135,9 @@ class TransformersModel(nn.Module):
     def _pool(self, output: Any) -> Tensor:
         """(B, D): what the encoder itself pools, or else the mean over all positions."""
         own = getattr(output, "pooler_output", None)
-        features = own if own is not None else output.last_hidden_state
+        return self._mean(own if own is not None else output.last_hidden_state)
+
+    def _mean(self, features: Tensor) -> Tensor:
         if features.dim() == 4:
             return features.mean(dim=(1, 2) if self.channels_last else (2, 3))
         return features.mean(dim=1) if features.dim() == 3 else features

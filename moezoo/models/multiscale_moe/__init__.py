@@ -1,0 +1,54 @@
+"""Multi-scale mixture of experts for re-identification across modalities.
+
+A backbone's tokens are pooled in windows of several scales; an expert for each scale and a gate over all of them make
+one vector, which is added to the backbone's global feature. The parts are usable alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "MultiScaleMoEConfig": "config",
+    "MultiScaleReid": "reid",
+    "ReidOutput": "output",
+    "ScaleWindows": "windows",
+    "BNNeck": "neck",
+    "build": "model",
+    **dict.fromkeys(
+        [
+            "ExpertNetwork",
+            "GatingNetwork",
+            "MultiHeadGatingNetwork",
+            "AdaptiveExpertNetwork",
+            "MultiScaleMoE",
+            "HierarchicalMoE",
+            "CrossModalMoE",
+            "DynamicMoE",
+            "build_fusion",
+            "expert_balance_loss",
+        ],
+        "fusion",
+    ),
+    **dict.fromkeys(
+        [
+            "ArchitectureSearch",
+            "FederatedMoE",
+            "ExplainableMoE",
+            "CachedMoE",
+            "prune_expert_networks",
+            "batch_inference",
+            "visualize_expert_weights",
+            "analyze_expert_activation_patterns",
+        ],
+        "functions",
+    ),
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
