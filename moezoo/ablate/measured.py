@@ -45,6 +45,12 @@ class Measured:
     flops_p50: float | None = None
     """Executed, of one test image: the median."""
     flops_p95: float | None = None
+    balance: float | None = None
+    """Variance over the experts of their mean weight, mean over the gates, where the task reports their weights."""
+    activation_rate: float | None = None
+    """Share of the weights above a threshold."""
+    stability: float | None = None
+    """Variance of all weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-like data."""
@@ -61,28 +67,27 @@ def measure_run(run: TrainedRun) -> Measured:
     best = run.result.best
     name, test = _test_figure(run.result.test)
     return Measured(
-        _finite(best.score),
+        _finite(best.score) if best.judged_on == "val" else None,
         test,
         f"val_{best.score_name}",
         name,
         run.result.seconds,
         **_cost(run.model, run.splits, run.result.test),
+        **_gates(run.result.test),
     )
 
 
 def measure_model(model: nn.Module, splits: AnySplits, recipe: Recipe) -> Measured:
-    """The same of a model that is not trained again: both parts are evaluated."""
+    """The same of a model that is not trained again: both parts are evaluated, where there are two."""
     begin = time.perf_counter()
-    training = recipe.training
-    val, test = (
-        evaluate_part(model, splits, part, batch_size=2 * training.batch_size, num_workers=training.num_workers)
-        for part in ("val", "test")
-    )
-    (name, figure), (val_name, val_figure) = _test_figure(test), _test_figure(val)
+    options: dict[str, Any] = {"batch_size": 2 * recipe.training.batch_size, "num_workers": recipe.training.num_workers}
+    val = evaluate_part(model, splits, "val", **options) if splits.val is not None else None
+    test = evaluate_part(model, splits, "test", **options)
+    name, figure = _test_figure(test)
+    val_figure = _test_figure(val)[1] if val is not None else None
     seconds = time.perf_counter() - begin
-    return Measured(
-        val_figure, figure, val_name.replace("test_", "val_", 1), name, seconds, **_cost(model, splits, test)
-    )
+    val_name = name.replace("test_", "val_", 1)
+    return Measured(val_figure, figure, val_name, name, seconds, **_cost(model, splits, test), **_gates(test))
 
 
 def _test_figure(report: Evaluation) -> tuple[str, float | None]:
@@ -110,3 +115,12 @@ def _cost(model: nn.Module, splits: AnySplits, test: Evaluation) -> dict[str, fl
         counted = torch.tensor([float(flops(model, image).executed) for image in images])
         return {"flops_p50": counted.quantile(0.5).item(), "flops_p95": counted.quantile(0.95).item()}
     return {}
+
+
+def _gates(test: Evaluation) -> dict[str, float]:
+    """How the gates were used, by the names in :class:`Measured`; empty where the task does not say."""
+    usage = test.reid.usage if test.reid is not None else ()
+    if not usage:
+        return {}
+    fields = ("balance", "activation_rate", "stability")
+    return {field: sum(getattr(each, field) for each in usage) / len(usage) for field in fields}

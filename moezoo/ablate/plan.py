@@ -32,6 +32,8 @@ class Plan:
     """``key=value`` over the model's recipe, in every run."""
     seeds: int = 1
     pretrained: bool = False
+    measure: bool = False
+    """What the models cost is measured too, when all are trained."""
 
     def recipe(self, *changes: str, variant: str | None = None, seed: int = 0) -> Recipe:
         """The recipe of one run.
@@ -65,6 +67,7 @@ def resolve_plan(
     assignments: Sequence[str] = (),
     seeds: int = 1,
     pretrained: bool = False,
+    measure: bool = False,
 ) -> Plan:
     """Merge and check: the model's recipe < its family's ``ablation.yaml`` < ``file`` < ``assignments``.
 
@@ -76,6 +79,7 @@ def resolve_plan(
         assignments: ``key=value`` as of ``moezoo train --set``.
         seeds: Runs of everything, with seeds that follow the recipe's.
         pretrained: Every run begins with pretrained weights.
+        measure: Measure parameters, time per image and memory of the models too.
 
     Raises:
         UnknownModelError: No such model.
@@ -100,7 +104,7 @@ def resolve_plan(
             f"section '{VARY}' of factors and lists of values."
         )
     shared = (*_assignments(own), *_assignments(given), *assignments)
-    plan = Plan(name, choose(factors, only), shared, seeds, pretrained)
+    plan = Plan(name, choose(factors, only), shared, seeds, pretrained, measure)
     plan.recipe()  # finds what is wrong with the base before anything else
     return plan
 

@@ -6,12 +6,13 @@ import csv
 import dataclasses
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moezoo.ablate.cells import BASE, Setting
+from moezoo.ablate.efficiency import Efficiency
 from moezoo.ablate.factors import words
 from moezoo.ablate.measured import Measured
 from moezoo.ablate.plan import Plan
@@ -19,6 +20,8 @@ from moezoo.hub.files import write_text
 from moezoo.train.output import write_json
 
 CSV, JSON = "ablation.csv", "ablation.json"
+GATES = ("balance", "activation_rate", "stability")
+"""Fields of :class:`Measured` about gates."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Row:
     """One per seed."""
     folders: tuple[str, ...]
     """Their runs, below the ablation's folder."""
+    efficiency: Efficiency | None = None
+    """Of the first seed's model, where it was asked for."""
 
     def mean(self, field: str) -> float | None:
         """Of a field of :class:`Measured`, over the seeds that have it."""
@@ -65,7 +70,7 @@ class Ablation:
         return [
             {
                 "factor": row.factor,
-                "value": row.value if isinstance(row.value, (int, float, str)) else words(row.value),
+                "value": _shown(row.value),
                 "accuracy": each.test,
                 "routing_ratio": each.routing_ratio,
                 "flops_per_image": each.flops_p50,
@@ -77,13 +82,14 @@ class Ablation:
 
     def base_values(self) -> dict[str, Any]:
         """What the base has of every factor that runs were made for."""
-        return {row.factor: row.value for row in self.rows if row.is_base and row.factor != BASE}
+        return {row.factor: _shown(row.value) for row in self.rows if row.is_base and row.factor != BASE}
 
     def write(self, folder: Path) -> list[Path]:
         """``ablation.csv`` and ``ablation.json``; their paths."""
         table = io.StringIO()
         columns = self.columns()
-        writer = csv.DictWriter(table, columns[0] if columns else ["factor"], lineterminator="\n")
+        names = list(dict.fromkeys(key for row in columns for key in row)) or ["factor"]
+        writer = csv.DictWriter(table, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(columns)
         paths = [folder / CSV, folder / JSON]
@@ -112,15 +118,41 @@ class Ablation:
             "routing_ratio_sd": row.mean("routing_ratio_sd"),
             "flops_p50": row.mean("flops_p50"),
             "flops_p95": row.mean("flops_p95"),
+            **{field: row.mean(field) for field in GATES if self._has_gates()},
+            **(dataclasses.asdict(row.efficiency) if row.efficiency is not None else {}),
             "seconds": row.mean("seconds"),
             "run": row.folders[0],
         }
 
+    def _has_gates(self) -> bool:
+        return any(each.balance is not None for row in self.rows for each in row.results)
 
-def make_rows(settings: Sequence[tuple[Setting, tuple[Measured, ...]]]) -> tuple[Row, ...]:
-    """Settings and what was measured of them, as rows; the choice looks at the validation images alone."""
+
+def _shown(value: Any) -> Any:
+    """As a picture has it: a number or a word."""
+    return value if isinstance(value, (int, float, str)) else words(value)
+
+
+def make_rows(
+    settings: Sequence[tuple[Setting, tuple[Measured, ...]]], costs: Mapping[str, Efficiency] | None = None
+) -> tuple[Row, ...]:
+    """Settings and what was measured of them, as rows; the choice looks at the validation images alone.
+
+    Args:
+        settings: With a result per seed.
+        costs: The efficiency of runs by their folders, where it is known. A dial's is not that of its run.
+    """
+    known = costs or {}
     rows = [
-        Row(s.factor, s.value, s.is_base, False, results, tuple(cell.folder for cell in s.cells))
+        Row(
+            s.factor,
+            s.value,
+            s.is_base,
+            False,
+            results,
+            tuple(cell.folder for cell in s.cells),
+            known.get(s.cells[0].folder) if not s.is_dial else None,
+        )
         for s, results in settings
     ]
     best: dict[str, Row] = {}

@@ -14,6 +14,7 @@ import torch
 
 from moezoo.ablate.cells import Cell, Setting, settings_of
 from moezoo.ablate.dials import turned
+from moezoo.ablate.efficiency import Efficiency, efficiencies
 from moezoo.ablate.factors import words
 from moezoo.ablate.measured import Measured, measure_model, measure_run
 from moezoo.ablate.plan import Plan
@@ -75,6 +76,7 @@ class _Ablating:
         self.plan, self.settings, self.folder, self.folders = plan, settings, folder, folders
         self.watcher = watcher
         self.found: dict[str, Measured] = {}
+        self.costs: dict[str, Efficiency] = {}
 
     def all(self) -> Ablation:
         """Every setting, the base first."""
@@ -90,6 +92,8 @@ class _Ablating:
                         self.found[cell.folder] = self._train(cell)
                         self._so_far()
             self._turn_dials()
+            if self.plan.measure:
+                self.costs = self._measure()
             return self._so_far()
         finally:
             self.watcher.stop()
@@ -133,6 +137,12 @@ class _Ablating:
                 self.found[_dialled(setting, cell)] = measured
                 self._so_far()
 
+    def _measure(self) -> dict[str, Efficiency]:
+        """What the models cost: the first seed's of every setting, side by side. It is measured again in every call."""
+        self.watcher.run("time and memory")
+        cells = _distinct(dataclasses.replace(s, cells=s.cells[:1]) for s in self.settings if not s.is_dial)
+        return efficiencies({cell.folder: self._load(cell) for cell in cells}, cells[0].folder)
+
     def _load(self, cell: Cell) -> Any:
         """The trained model of a finished run, and its data."""
         stored = f"local-dir:{self.folders[cell.folder].path}"
@@ -146,7 +156,7 @@ class _Ablating:
             names = [_dialled(setting, cell) if setting.is_dial else cell.folder for cell in setting.cells]
             if all(name in self.found for name in names):
                 rows.append((setting, tuple(self.found[name] for name in names)))
-        ablation = Ablation(self.plan, make_rows(rows))
+        ablation = Ablation(self.plan, make_rows(rows, self.costs))
         ablation.write(self.folder)
         return ablation
 

@@ -6,8 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from moezoo.ablate.cells import BASE
+from moezoo.ablate.efficiency import IMAGES
 from moezoo.ablate.factors import words
-from moezoo.ablate.result import Ablation, Row
+from moezoo.ablate.result import GATES, Ablation, Row
 from moezoo.eval.tables import narrow_table
 
 
@@ -35,6 +36,34 @@ def ablation_table(ablation: Ablation) -> Table:
             cells += [_mega(row.mean("flops_p50")), _mega(row.mean("flops_p95"))]
         table.add_row(*cells, f"{row.mean('seconds') or 0:.1f}", style="bold" if row.chosen else None)
     table.caption = "• as in the base; bold: best of its factor on the validation images"
+    table.caption_justify = "left"
+    return table
+
+
+def efficiency_table(ablation: Ablation) -> Table | None:
+    """What the models cost, one row per setting with a run; ``None`` where it was not measured."""
+    measured = [row for row in ablation.rows if row.efficiency is not None]
+    if not measured:
+        return None
+    columns = ("k params", "MFLOPs", "ms", "x base", "train MiB", "eval MiB")
+    gates = ("balance", "active", "stable") if any(row.mean("balance") is not None for row in measured) else ()
+    table = narrow_table(f"{ablation.plan.name}: cost", "", *columns, *gates)
+    for row in measured:
+        each = row.efficiency
+        assert each is not None
+        name = BASE if row.factor == BASE else f"{row.factor.rpartition('.')[2]} {words(row.value)}"
+        used = [row.mean(field) for field in GATES] if gates else []
+        table.add_row(
+            escape(f"{name}{' •' if row.is_base and row.factor != BASE else ''}"),
+            f"{each.parameters / 1e3:,.0f}",
+            _mega(row.mean("flops_p50")),
+            f"{each.ms_per_image:.2f}",
+            f"{each.time_vs_base:.2f}",
+            f"{each.train_memory / 2**20:.1f}",
+            f"{each.eval_memory / 2**20:.1f}",
+            *("-" if value is None else f"{value:.3f}" for value in used),
+        )
+    table.caption = f"per image, in batches of {IMAGES}; memory of such a batch"
     table.caption_justify = "left"
     return table
 

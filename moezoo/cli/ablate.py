@@ -29,6 +29,9 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="runs of everything, with seeds that follow the recipe's")] = 1,
     out: Annotated[Path | None, typer.Option(help="the ablation's folder; by default runs/ablation-<model>")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="start from pretrained weights")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="also parameters, time per image and memory of the models")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="drop the runs that the folder holds")] = False,
 ) -> None:
     """Train a model with one thing of its recipe changed at a time, choose on validation images, report the test.
@@ -48,6 +51,7 @@ def ablate(
         assignments=set_ or (),
         seeds=seeds,
         pretrained=pretrained,
+        measure=measure,
     )
     folder = out or Path("runs") / f"ablation-{name.strip('/').replace('/', '-')}"
     console = Console()
@@ -61,7 +65,7 @@ def run_ablation(
     """Do it behind a bar, print the table, draw; the files, which lie in ``folder`` or else in ``tables`` too."""
     from moezoo.ablate import ablate
     from moezoo.ablate.progress import AblationBar
-    from moezoo.ablate.tables import ablation_table
+    from moezoo.ablate.tables import ablation_table, efficiency_table
     from moezoo.cli.log import log_shown
     from moezoo.train import probe_folder
     from moezoo.viz import ablation_figure, save_figure
@@ -71,6 +75,9 @@ def run_ablation(
     with log_shown(console):
         found = ablate(plan, folder, watcher=AblationBar(plan.name, console), overwrite=overwrite)
     console.print(ablation_table(found))
-    figure = ablation_figure(found.points(), base=found.base_values())
+    if (costs := efficiency_table(found)) is not None:
+        console.print(costs)
+    metric = found.rows[0].results[0].test_name.removeprefix("test_")
+    figure = ablation_figure(found.points(), base=found.base_values(), metric=metric)
     place = probe_folder(tables or folder)
     return [*found.write(place), save_figure(figure, place / "ablation.png", dpi=plan.recipe().viz.dpi)]

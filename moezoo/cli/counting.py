@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def counted(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A function to tell the images that are done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -121,6 +121,7 @@ def _look(recipe: Recipe, run: TrainedRun | None, file: Path, save_dir: Path, mo
     from moezoo.viz import documented_pictures
 
     paths = [file]
+    splits: Any  # with labels or captions: the family finds no identities
     if mode == "train":
         assert run is not None
         model, splits, report = run.model, run.splits, run.result.test

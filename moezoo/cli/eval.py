@@ -1,4 +1,4 @@
-"""``moezoo eval``: how good a model is on a data set, as its kind asks: classes, retrieval or captions."""
+"""``moezoo eval``: how good a model is on a data set, as its kind asks: classes, retrieval, captions, identities."""
 
 from __future__ import annotations
 
@@ -38,20 +38,33 @@ def eval_(
     latency: Annotated[
         bool, typer.Option("--latency", help="of such a model: the time of a batch, beside all tokens to the big one")
     ] = False,
+    rerank: Annotated[bool, typer.Option("--rerank", help="of identities: also after k-reciprocal re-ranking")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="of identities: also with every choice of modalities missing")
+    ] = False,
+    protocol: Annotated[
+        str | None, typer.Option(help="of identities: another rule than the data set's, such as msvr310 or none")
+    ] = None,
     all_baselines: Annotated[
         bool, typer.Option("--all-baselines", help="compare all variants of the model that have a finished run")
     ] = False,
     runs: Annotated[Path, typer.Option(help="where --all-baselines looks for runs")] = RUNS,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="FILE.json for the numbers, or a folder for them and the pictures"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="FILE.json for the numbers, or a folder for them and the pictures; of identities by default "
+            "RUN/evaluation",
+        ),
     ] = None,
 ) -> None:
     """Evaluate a model: top-1, top-5, calibration, per class, the load of every expert, and robustness.
 
     Of images with sentences: recall at 1, 5 and 10 of both directions, or the captions a model writes. The accuracy of
     a model that also reads text is that of the images alone. Of a model that gives its tokens to a big or a small
-    expert: what each image cost, and with --budgets what accuracy costs.
+    expert: what each image cost, and with --budgets what accuracy costs. Of identities to be found again: mAP, Rank-1,
+    5 and 10, mINP, and how the gates were used.
     """
     import dataclasses
 
@@ -60,9 +73,10 @@ def eval_(
     from moezoo.cli.baselines import evaluate_baselines
     from moezoo.cli.budgets import check_dial, front_pictures, parse_budgets, with_latency
     from moezoo.cli.counting import counted
+    from moezoo.cli.identities import Asked, evaluate_identities, keep_identities, place_of_run, show_identities
     from moezoo.cli.report import print_report
     from moezoo.config import parse_assignments
-    from moezoo.data import Splits
+    from moezoo.data import ReidSplits, Splits
     from moezoo.errors import ConfigError
     from moezoo.eval import CORRUPTIONS, FrontPoint, evaluate_front, evaluate_part
     from moezoo.eval import robustness as measure_robustness
@@ -86,7 +100,8 @@ def eval_(
         registered.get(wanted)  # a misspelt one is found before anything is computed
     settings = parse_budgets(budgets)
     if all_baselines:
-        singly = {"--checkpoint": checkpoint, "--pretrained": pretrained, "--robustness": robustness}
+        singly: dict[str, object] = {"--checkpoint": checkpoint, "--pretrained": pretrained, "--robustness": robustness}
+        singly |= {"--rerank": rerank, "--missing": missing, "--protocol": protocol}
         for option, given in {**singly, "--generate": generate, "--latency": latency}.items():
             if given:
                 raise ConfigError(f"{option} is not allowed with --all-baselines, which loads finished runs")
@@ -119,6 +134,7 @@ def eval_(
             check_dial(option, name, model)
     if generate and not writes_captions(model):
         raise ConfigError(f"--generate is of captioners, and {name!r} writes no captions")
+    wishes = Asked(rerank, missing, protocol)
     sentences = sentences_for(model, splits, recipe.training.language)
     model.to(find_device(device or recipe.training.device))
     dataset = getattr(splits, split)
@@ -126,6 +142,14 @@ def eval_(
         batch_size = 2 * recipe.training.batch_size
     workers = recipe.training.num_workers
     console = Console()
+    title = f"{name} on {splits.name}, {split} images"
+    if isinstance(splits, ReidSplits):
+        found_again = evaluate_identities(model, splits, split, wishes, batch_size=batch_size, num_workers=workers)
+        show_identities(console, found_again, title)
+        for path in keep_identities(found_again, model, splits, name, split, out or place_of_run(name), recipe.viz):
+            console.print(f"  {path}", markup=False, soft_wrap=True)
+        return
+    wishes.refuse(splits.name)
     with counted("evaluate", passes(model, splits) * len(dataset)) as progress:
         report = evaluate_part(
             model,
@@ -165,7 +189,6 @@ def eval_(
             )
     if latency:
         report = with_latency(report, model, dataset)
-    title = f"{name} on {splits.name}, {split} images"
     print_report(console, report, title)
     if points:
         console.print(front_table(points))

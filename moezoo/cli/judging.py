@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from moezoo.data import CaptionedSplits, Splits
+    from moezoo.data import CaptionedSplits, ReidSplits, Splits
     from moezoo.eval import Evaluation
     from moezoo.train import Recipe
 
 
-def judge_test(model: nn.Module, splits: Splits | CaptionedSplits, recipe: Recipe) -> Evaluation:
+def judge_test(model: nn.Module, splits: Splits | CaptionedSplits | ReidSplits, recipe: Recipe) -> Evaluation:
     """What ``model`` makes of the test images, with the batches, workers and language of ``recipe``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -1,11 +1,13 @@
-"""``moezoo predict``: what a model says about image files: their classes, or a caption."""
+"""``moezoo predict``: what a model says about image files: their classes, a caption, or features."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+TOP = 5
 
 
 def predict(
@@ -18,7 +20,7 @@ def predict(
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="csv, json or jsonl; by default the file's ending, else csv")
     ] = None,
-    top: Annotated[int, typer.Option(help="classes to name, at most")] = 5,
+    top: Annotated[int, typer.Option(help="classes to name, at most")] = TOP,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images per forward")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     threads: Annotated[int, typer.Option(help="files read at the same time")] = 4,
@@ -29,6 +31,12 @@ def predict(
         list[str] | None,
         typer.Option(help="of a captioner: key=value, for example num_beams=1; may be repeated"),
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="FILE.npz: write the images' features there, and classify nothing")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="with --features: sightings that lack a modality too")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 if a single image has no answer")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
@@ -36,41 +44,56 @@ def predict(
         list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
     ] = None,
 ) -> None:
-    """Classify images, or caption them.
+    """Classify images, or caption them, or (--features) write the features that a model compares images by.
 
-    A file that cannot be read is reported and passed over; exit code 1 if none has an answer.
+    A model of several modalities finds the other files of a sighting beside each: folders RGB, NI, TI or vis, ni, th. A
+    file that cannot be read is reported and passed over; exit code 1 if none has an answer.
     """
     import sys
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from moezoo.cli.embed import embed_inputs
+    from moezoo.cli.weights import check_trained, trained_model
     from moezoo.config import parse_assignments
     from moezoo.errors import ConfigError, DataError
     from moezoo.eval.files import predict_files
     from moezoo.eval.image_paths import LIST, image_paths
     from moezoo.eval.prediction_writers import format_of, prediction_file, prediction_writer
     from moezoo.eval.reading import writes_captions
-    from moezoo.factory import create_model
     from moezoo.hub.files import check_writable
-    from moezoo.names import is_stored_name
-    from moezoo.train import find_device
 
-    format = format_of(out, format)
     if inputs.count(LIST) > 1:
         raise ConfigError(f"the input {LIST!r} is given {inputs.count(LIST)} times: standard input can be read once.")
+    weights: dict[str, Any] = {"checkpoint": checkpoint, "pretrained": pretrained, "assignments": set_ or ()}
+    if features is not None:
+        answers = {"--out": out, "--format": format, "--top": top != TOP, "--routing": routing, "--generate": generate}
+        for option, given in answers.items():
+            if given:
+                raise ConfigError(f"{option} has no effect with --features, which writes no answers: leave it out")
+        embed_inputs(
+            name,
+            inputs,
+            features,
+            recursive=recursive,
+            batch_size=batch_size,
+            device=device,
+            threads=threads,
+            allow_missing=allow_missing,
+            strict=strict,
+            weights=weights,
+        )
+        return
+    if allow_missing:
+        raise ConfigError("--allow-missing is of --features FILE.npz")
+    format = format_of(out, format)
     if out is not None:
         check_writable(out.parent)
-    stored = is_stored_name(name)
-    if not (checkpoint or pretrained or stored):
-        raise ConfigError(
-            f"{name!r} would predict with random weights: give --checkpoint FILE, --pretrained, or the name of a "
-            "stored model (local-dir:FOLDER, hf-hub:user/repo)."
-        )
+    check_trained(name, checkpoint, pretrained)
     # Counted before, so that the bar knows how far it is; a list on standard input can be read only once.
     total = None if LIST in inputs else sum(1 for _ in image_paths(inputs, recursive=recursive))
-    model = create_model(name, pretrained or stored, checkpoint_path=checkpoint, **parse_assignments(set_ or []))
-    model.eval().to(find_device(device))
+    model = trained_model(name, **weights, device=device)
     classes = getattr(model, "num_classes", None)
     top = min(top, classes) if classes else top
     found = predict_files(

@@ -22,6 +22,7 @@ FOLDERS = {MOE: "moe", TWIN: "dense"}
 DATA = {
     "digits": "scikit-learn's handwritten digits: 1,797 real images",
     "shapes": "generated images of coloured shapes and their sentences",
+    "trispectral": "generated figures in RGB, near and thermal infrared",
 }
 """What needs no download."""
 LATENCY_BATCH = 32
@@ -109,7 +110,7 @@ def _plan(recipe: Recipe, seed: int, folder: Path) -> Panel:
     """What is going to happen, narrow enough for any terminal."""
     from rich.panel import Panel
 
-    compared = "scores" if recipe.dataset == "shapes" else "accuracy"
+    compared = "scores" if recipe.dataset in ("shapes", "trispectral") else "accuracy"
     effort = "No download. A few minutes on two CPU cores." if recipe.dataset in DATA else "As long as its recipe says."
     return Panel(
         f"[bold]1[/]  Train [cyan]{recipe.name}[/] and its dense twin from scratch on\n"
@@ -220,11 +221,15 @@ def _data(recipe: Recipe) -> str:
     return DATA.get(recipe.dataset, recipe.dataset)
 
 
-def _top_k(recipe: Recipe) -> str:
-    """What the family calls the number of experts that a token uses."""
+def _another(recipe: Recipe) -> str:
+    """Something to train next: more experts where the family counts them, else another seed."""
+    from moezoo.config import field_names
     from moezoo.registry import model_config
 
-    return "expert_k" if hasattr(model_config(recipe.name), "expert_k") else "top_k"
+    fields = field_names(type(model_config(recipe.name)))
+    if "num_experts" not in fields:
+        return f"--set training.seed={recipe.training.seed + 1}"
+    return f"--set num_experts=8 --set {'expert_k' if 'expert_k' in fields else 'top_k'}=2"
 
 
 def _say_where(console: Console, recipe: Recipe, folder: Path, pictures: list[Path]) -> None:
@@ -237,7 +242,7 @@ def _say_where(console: Console, recipe: Recipe, folder: Path, pictures: list[Pa
         "",
         "[bold]Next[/]",
         f"  moezoo eval local-dir:{folder / 'moe'}",
-        f"  moezoo train {recipe.name} --set num_experts=8 --set {_top_k(recipe)}=2",
+        f"  moezoo train {recipe.name} {_another(recipe)}",
         "  moezoo list",
     ]
     console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -14,7 +14,7 @@ def print_report(console: Console, report: Evaluation, title: str, *, brief: boo
     """Every table that ``report`` has something for, if ``brief`` the main ones; ``title`` stands above the first."""
     from rich.text import Text
 
-    from moezoo.eval import tables, tables_budget, tables_text
+    from moezoo.eval import tables, tables_budget, tables_reid, tables_text
 
     if report.classification is not None:
         console.print(tables.metrics_table(report.classification, title))
@@ -24,6 +24,10 @@ def print_report(console: Console, report: Evaluation, title: str, *, brief: boo
         console.print(tables_text.text_table(report.text))
     if report.retrieval is not None:
         console.print(tables_text.retrieval_table(report.retrieval))
+    if report.reid is not None:
+        console.print(tables_reid.reid_table(report.reid, title))
+        if report.reid.usage:
+            console.print(tables_reid.usage_table(report.reid.usage))
     if report.captions is not None:
         console.print(tables_text.captions_table(report.captions))
         console.print(tables_text.samples_table(report.captions))

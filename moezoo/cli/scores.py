@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moezoo.eval import Evaluation
-    from moezoo.train import TrainedRun
+    from moezoo.train import TrainedRun, TrainingResult
 
 
 class Score(NamedTuple):
@@ -28,7 +28,9 @@ def scores_of(run: TrainedRun) -> dict[str, Score]:
     """By their names in ``comparison.json``."""
     best, test = run.result.best, run.result.test
     images = f"{len(run.splits.test)} images"  # type: ignore[arg-type]
-    scores = {f"val_{best.score_name}": Score(f"validation {best.score_name.replace('_', ' ')}", best.score)}
+    scores: dict[str, Score] = {}
+    if best.judged_on == "val":
+        scores[f"val_{best.score_name}"] = Score(f"validation {best.score_name.replace('_', ' ')}", best.score)
     if (found := test.classification) is not None:
         scores["test_accuracy"] = Score(f"test accuracy, {images}", found.top1, main=True)
     if (text := test.text) is not None:
@@ -41,6 +43,10 @@ def scores_of(run: TrainedRun) -> dict[str, Score]:
             scores[f"test_{way}_r1"] = Score(f"test {words} R@1, {images}", recall.r1, main=True)
             scores[f"test_{way}_r5"] = Score(f"test {words} R@5", recall.r5)
             scores[f"test_{way}_median_rank"] = Score(f"test {words} median rank", recall.median_rank, share=False)
+    if (found_again := test.reid) is not None:
+        scores["test_mAP"] = Score(f"test mAP, {images}", found_again.mAP, main=True)
+        scores |= {f"test_r{k}": Score(f"test Rank-{k}", getattr(found_again, f"r{k}")) for k in (1, 5, 10)}
+        scores["test_mINP"] = Score("test mINP", found_again.mINP)
     if (written := test.captions) is not None:
         scores["test_exact_match"] = Score(f"test exact match, {images}", written.exact_match, main=True)
         scores["test_bleu"] = Score("test BLEU", written.bleu, share=False)
@@ -53,3 +59,15 @@ def print_test(console: Console, test: Evaluation, title: str) -> None:
     from moezoo.cli.report import print_report
 
     print_report(console, test, title, brief=True)
+
+
+def other_epochs(result: TrainingResult) -> list[str]:
+    """What re-identification says beside the test of the kept epoch: the last one's, or what the test would choose."""
+    lines = []
+    if result.last is not None and result.last is not result.test and (last := result.last.reid) is not None:
+        lines.append(f"Last epoch ({len(result.history)}): test mAP {last.mAP:.2%}, Rank-1 {last.r1:.2%}")
+    if (best := result.best_on_test) is not None:
+        lines.append(
+            f"Best epoch on the test ({best.epoch}), chosen on the test part: {best.score_name} {best.score:.2%}"
+        )
+    return lines

@@ -30,7 +30,7 @@ def train(
 
     from moezoo.cli.epoch_pictures import EpochPictures
     from moezoo.cli.log import log_shown
-    from moezoo.cli.scores import print_test
+    from moezoo.cli.scores import other_epochs, print_test
     from moezoo.train import is_main_process, leave_processes, resolve_recipe, train_recipe
     from moezoo.train.progress import ProgressBar
     from moezoo.viz import run_pictures
@@ -64,6 +64,8 @@ def train(
         dpi=viz.dpi,
     )
     print_test(console, run.result.test, f"Test images, epoch {run.result.best_epoch}")
+    for line in other_epochs(run.result):
+        console.print(line, highlight=False)
     for path in (folder / "model.safetensors", folder / "config.yaml", folder / "metrics.json", *pictures):
         console.print(f"  {escape(str(path))}", soft_wrap=True)
     load = f"moezoo.create_model('local-dir:{folder}', pretrained=True)"

@@ -24,6 +24,8 @@ class Key(NamedTuple):
     epoch: int
     image: int
     """Its index in the data set."""
+    copy: int = 0
+    """Counts an image that the epoch has several times; each copy has randomness of its own."""
 
 
 class Batch(NamedTuple):
@@ -66,14 +68,18 @@ class EpochBatches:
         """Go on with ``epoch`` behind its first ``position`` images (of all processes together)."""
         self.epoch, self.position = epoch, position
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def order(self) -> list[Key]:
+        """The images of the present epoch, of all processes."""
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)[: self.end].tolist()
+        return [Key(self.epoch, i) for i in torch.randperm(self.size, generator=generator)[: self.end].tolist()]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self.order()
         for begin in range(self.position, self.end, self.step):
             batch = order[begin : begin + self.step]
             # The last global batch is shared out evenly.
             low, high = (len(batch) * r // self.world for r in (self.rank, self.rank + 1))
-            yield [Key(self.epoch, index) for index in batch[low:high]]
+            yield batch[low:high]
 
 
 class SeededItems(Dataset):
@@ -101,10 +107,10 @@ class SeededItems(Dataset):
         with restored_host():
             return [self._read(*key) for key in keys]
 
-    def _read(self, epoch: int, index: int) -> tuple[int, Any]:
+    def _read(self, epoch: int, index: int, copy: int = 0) -> tuple[int, Any]:
         if self.reading is not None and (worker := get_worker_info()) is not None:
             self.reading[worker.id] = torch.tensor([os.getpid(), index])
-        seed_host(mix(self.seed, epoch, index))
+        seed_host(mix(self.seed, epoch, index, *([copy] if copy else [])))
         try:
             item = self.dataset[index]
             return index, item if isinstance(item, Skipped) else self.task.item(self.dataset, index, item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,9 @@ LIVE_FIELDS = frozenset(
     | {"max_bad_files", "dist_timeout", "on_nonfinite", "max_skipped_steps"}
 )
 """What a resumed run may change without a word, since it changes nothing about the weights."""
+
+REID_FIELDS = ("instances", "id_weight", "triplet_weight")
+"""What says something in re-identification alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class TrainingConfig:
     )
     text_weight: float = option(1.0, "weight of the cross-entropy of image and class sentence together")
     language: Literal["en", "zh"] = option("en", "of the sentences about classes")
+    instances: int = option(8, "of re-identification: images of an identity in a batch; batch_size is a multiple of it")
+    id_weight: float = option(0.25, "of re-identification: weight of the cross-entropy of identities")
+    triplet_weight: float = option(1.0, "of re-identification: weight of the soft-margin hard triplet loss")
     grad_clip: float | None = option(1.0, "largest gradient norm; null does not clip")
     ema_decay: float | None = option(None, "of averaged weights, which are validated and kept, e.g. 0.9999; null: none")
     freeze_backbone: bool = option(False, "train only the MoE and the head")
@@ -97,6 +104,9 @@ class TrainingConfig:
             ("mixup", "at least 0", self.mixup >= 0),
             ("cutmix", "at least 0", self.cutmix >= 0),
             ("text_weight", "at least 0", self.text_weight >= 0),
+            ("instances", "at least 2", self.instances >= 2),
+            ("id_weight", "at least 0", self.id_weight >= 0),
+            ("triplet_weight", "at least 0", self.triplet_weight >= 0),
             ("grad_clip", "above 0, or null", above(self.grad_clip, 0)),
             ("ema_decay", "above 0 and below 1, or null", self.ema_decay is None or 0 < self.ema_decay < 1),
             ("early_stopping", "at least 1, or null", above(self.early_stopping, 0)),
@@ -110,3 +120,9 @@ class TrainingConfig:
             ("expert_parallel", "at least 1", self.expert_parallel >= 1),
             ("dist_timeout", "above 0", self.dist_timeout > 0),
         ]
+
+
+def changed_fields(config: TrainingConfig, names: Iterable[str]) -> str:
+    """Those of ``names`` that are not at their defaults, in words: ``mixup=0.2, cutmix=1.0``."""
+    defaults = TrainingConfig()
+    return ", ".join(f"{n}={getattr(config, n)!r}" for n in names if getattr(config, n) != getattr(defaults, n))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from typing import NoReturn
 
-from torch.utils.data import Dataset
-
-from moezoo.data import Splits
-from moezoo.errors import DataError, Interrupted
-from moezoo.eval import BudgetReport, Evaluation, LayerLoad
-from moezoo.eval.budget import budget_report
-from moezoo.moe.dial import followers, set_progress, tell_progress
-from moezoo.moe.modes import evaluating
+from moezoo.errors import Interrupted
+from moezoo.eval import Evaluation
+from moezoo.moe.dial import followers, tell_progress
 from moezoo.train.batches import Batch
 from moezoo.train.ema import warmed_up
 from moezoo.train.health import CollapseWatch
+from moezoo.train.judging import Asked, Judge
 from moezoo.train.keeping import Keeper
 from moezoo.train.modes import training_mode
 from moezoo.train.output import write_json
@@ -28,14 +23,8 @@ from moezoo.train.result import EpochMetrics, TrainingResult
 from moezoo.train.seeding import restored
 from moezoo.train.signals import StopSignals
 from moezoo.train.standing import Standing
-from moezoo.train.tasks.base import Columns, Content
-from moezoo.train.validate import predict_together
 
 logger = logging.getLogger(__name__)
-
-
-class _Asked(Exception):
-    """A signal came during validation or the test."""
 
 
 class Course:
@@ -52,6 +41,7 @@ class Course:
         self.parts, self.keeper, self.signals, self.observer = parts, keeper, signals, observer
         self.on_epoch = on_epoch
         self.config = parts.config
+        self.judge = Judge(parts, keeper, signals)
         self.watch = CollapseWatch(parts.model)
         self.followers = followers(parts.model)
 
@@ -71,14 +61,14 @@ class Course:
                     self._epoch()
             finally:
                 self.observer.stop()
-            test = self._test()
+            test, last = self._test()
         self.keeper.best_weights.give()
         parts.parallel.release(parts.model)
         parts.model.eval()
-        best = standing.best
-        assert best is not None
+        kept = standing.kept
+        assert kept is not None
         seconds = sum(metrics.seconds for metrics in standing.history)
-        result = TrainingResult(tuple(standing.history), best.epoch, test, seconds)
+        result = TrainingResult(tuple(standing.history), kept.epoch, test, seconds, last)
         self.keeper.finish(lambda path: write_json(path / "metrics.json", result.to_dict()))
         return result
 
@@ -150,70 +140,22 @@ class Course:
         return (self.standing.epoch - 1) * self.parts.reader.steps_per_epoch + self._step_in_epoch(position)
 
     def _validate(self) -> EpochMetrics:
-        """Of the averaged weights, where there are some."""
         begin = time.perf_counter()
-        parts, kept = self.parts, self.keeper.ema
+        parts = self.parts
         try:
-            with kept.in_place() if kept is not None else nullcontext():
-                columns, routing = self._predict(parts.splits.val, self._answer, parts.stepper.autocast)
-        except _Asked:  # the model has its own weights again, and only now can be saved
-            self._stop_if(True)
-        judgement = parts.task.judge(columns)
+            judgement, routing = self.judge.validate()
+        except Asked:
+            self._stop()
         parts.bad_files.merge(parts.parallel.gather(parts.bad_files.reasons))
         seconds = time.perf_counter() - begin
-        return self.standing.end_epoch(judgement, parts.task.score, seconds, routing, parts.meter.use(routing))
+        use = parts.meter.use(routing)
+        return self.standing.end_epoch(judgement, parts.task.score, seconds, routing, use, parts.judged_on)
 
-    def _test(self) -> Evaluation:
-        """Of the best weights, as anyone would who loads the saved model: in their own precision."""
-        parts = self.parts
+    def _test(self) -> tuple[Evaluation, Evaluation | None]:
         try:
-            with self.keeper.best_weights.in_place():
-                columns, routing = self._predict(parts.splits.test, self._answer, nullcontext)
-                with evaluating(parts.model):
-                    ask = parts.task.final(parts.model)
-                more = self._predict(parts.splits.test, ask, nullcontext)[0] if ask is not None else None
-                budget = self._budget()
-            self._leave_if_asked()
-        except _Asked:
-            self._stop_if(True)
-        except DataError as error:
-            if self.keeper.newest is None:
-                raise
-            raise type(error)(
-                f"{str(error).rstrip()}. The test leaves no image out. The training is done and kept in "
-                f"{self.keeper.newest}: repair the file, and --resume auto goes on from there."
-            ) from error
-        return dataclasses.replace(parts.task.report(columns, more, routing), budget=budget)
-
-    def _budget(self) -> BudgetReport | None:
-        """What each test image cost, where they may differ; every process asks all of them."""
-        parts, config, cost = self.parts, self.config, self.parts.meter.cost
-        if cost is None or not isinstance(parts.splits, Splits):
-            return None
-        return budget_report(
-            parts.model, parts.splits.test, batch_size=2 * config.batch_size, num_workers=config.num_workers, cost=cost
-        )
-
-    def _answer(self, content: Content) -> Columns:
-        return self.parts.task.answer(self.parts.model, content)
-
-    def _predict(
-        self, dataset: Dataset, answer: Callable[[Content], Columns], autocast: Callable[[], AbstractContextManager]
-    ) -> tuple[Columns, tuple[LayerLoad, ...]]:
-        parts = self.parts
-        set_progress(parts.model, 1.0)  # as the model will be when it is loaded
-        return predict_together(
-            parts.model,
-            dataset,
-            parts.task,
-            answer,
-            parts.parallel,
-            parts.meter,
-            batch_size=2 * self.config.batch_size,
-            num_workers=self.config.num_workers,
-            autocast=autocast,
-            check=self._leave_if_asked,
-        )
+            return self.judge.test()
+        except Asked:
+            self._stop()
 
     def _waited_enough(self) -> bool:
         patience = self.config.early_stopping
@@ -222,14 +164,13 @@ class Course:
         logger.info("no better validation in %d epochs: the run ends", patience)
         return True
 
-    def _leave_if_asked(self) -> None:
-        if self.parts.parallel.any(self.signals.requested is not None):
-            raise _Asked
-
     def _stop_if(self, asked: bool) -> None:
-        """Save and leave; every process comes here at the same step."""
         if asked:
-            saved = self.keeper.save()
-            place = f"step {self.standing.step}, in epoch {self.standing.epoch}"
-            kept = f"is saved in {saved}; --resume auto goes on from there" if saved else "is the last and not saved"
-            raise Interrupted(self.signals.requested or 15, f"{place}, {kept}")
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        """Save and leave; every process comes here at the same step."""
+        saved = self.keeper.save()
+        place = f"step {self.standing.step}, in epoch {self.standing.epoch}"
+        kept = f"is saved in {saved}; --resume auto goes on from there" if saved else "is the last and not saved"
+        raise Interrupted(self.signals.requested or 15, f"{place}, {kept}")

@@ -42,7 +42,7 @@ def run_facts(
         # Of one model's names, some are short: what it is stands in the configuration.
         about_model = {"family": name.partition("/")[0], **to_dict(config)}
     about_model["parameters"] = digest([[n, list(p.shape)] for n, p in model.named_parameters()])
-    parts = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
+    parts = {part: len(found) for part in ("train", "val", "test") if (found := getattr(splits, part)) is not None}
     options = json.loads(json.dumps(data_options or {}, default=str))
     options.pop("root", None)
     data = {"name": splits.name, **parts, "label_names": digest(getattr(splits, "label_names", ()))}

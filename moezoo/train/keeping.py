@@ -67,8 +67,8 @@ class Keeper:
             self.save()
 
     def end_epoch(self, metrics: EpochMetrics) -> None:
-        """Keep the weights if they are the best, log the epoch, and save where one is due."""
-        if self.standing.best is metrics:
+        """Keep the weights if they are to be kept, log the epoch, and save where one is due."""
+        if self.standing.kept is metrics:
             if self.ema is not None:
                 with self.ema.in_place():
                     self.best_weights.take()

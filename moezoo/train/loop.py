@@ -40,17 +40,21 @@ def fit(
 
     What is learnt is up to the task (:mod:`moezoo.train.tasks`), which follows from the model and the data: classes by
     cross-entropy, with sentences about them beside the training images where the model takes text; images and captions
-    that find one another; or captions that are written. To its loss comes :func:`moezoo.aux_loss`. AdamW with warm-up
-    and cosine. On the CPU the same seed, model
-    and data give the same weights bit for bit, also when the run was interrupted and resumed, and with any number of
-    workers. The caller's random generators are left as they were.
+    that find one another; captions that are written; or identities to be found again by their features. To its loss
+    comes :func:`moezoo.aux_loss`. AdamW with warm-up and cosine. On the CPU the same seed, model and data give the same
+    weights bit for bit, also when the run was interrupted and resumed, and with any number of workers. The caller's
+    random generators are left as they were.
+
+    Where the data set has no validation part, as the published protocols of re-identification want it, the last epoch
+    is kept, and the epochs' scores are of the test, for the log alone.
 
     Args:
-        model: (B, C, H, W) to (B, classes) logits, or to a mapping that has them; or one that takes text, which gets a
-            ``tokenizer`` made of the training sentences if it has none. Trained in place. It comes back on the device
+        model: (B, C, H, W) to (B, classes) logits, or to a mapping that has them; one that takes text, which gets a
+            ``tokenizer`` made of the training sentences if it has none; or one with ``modalities``, of (B, M, C, H, W)
+            images, whose answer in training is (score, feature) pairs. Trained in place. It comes back on the device
             it was trained on, with the weights of the best epoch (their moving average, with ``ema_decay``), in
             evaluation mode.
-        splits: A prepared data set, with labels or with captions.
+        splits: A prepared data set, with labels, captions or identities.
         config: How to train.
         out: Folder for ``steps.jsonl`` (one line per step), ``metrics.jsonl`` (one line per epoch), ``metrics.json``
             and ``checkpoints/``; ``None`` writes nothing.

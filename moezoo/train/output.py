@@ -88,8 +88,9 @@ class RunLog:
         with output_errors(self._epochs), self._epochs.open("a", encoding="utf-8", newline="\n") as file:
             file.write(_line(metrics.to_dict()))
         if self._events is not None:
-            self._events.add_scalar("val/loss", metrics.val_loss, step)
-            self._events.add_scalar(f"val/{metrics.score_name}", metrics.score, step)
+            if math.isfinite(metrics.val_loss):
+                self._events.add_scalar("val/loss", metrics.val_loss, step)
+            self._events.add_scalar(f"{metrics.judged_on}/{metrics.score_name}", metrics.score, step)
             for key in ("routing_ratio", "flops_per_image"):
                 if (used := getattr(metrics, f"val_{key}")) is not None:
                     self._events.add_scalar(f"val/{key}", used, step)

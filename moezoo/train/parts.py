@@ -43,6 +43,16 @@ class Parts:
     refusals: Refusals
     bad_files: BadFiles
 
+    @property
+    def judged_on(self) -> str:
+        """The part by which epochs are judged: ``"val"``, or ``"test"`` where there is no such part."""
+        return judged_on(self.splits)
+
+
+def judged_on(splits: AnySplits) -> str:
+    """As :attr:`Parts.judged_on`."""
+    return "val" if splits.val is not None else "test"
+
 
 def build_parts(
     model: nn.Module, splits: AnySplits, config: TrainingConfig, accelerator: Accelerator, stack: ExitStack
@@ -70,7 +80,7 @@ def build_parts(
         autocast=accelerator.autocast,
         scaler=accelerator.scaler,
         grad_clip=config.grad_clip,
-        nothing=task.empty(splits.val, held_out=False) if parallel.world > 1 else None,
+        nothing=task.empty(getattr(splits, judged_on(splits)), held_out=False) if parallel.world > 1 else None,
         keep_buffers=config.on_nonfinite == "skip",
     )
     return Parts(
@@ -91,8 +101,8 @@ def build_parts(
 
 def _cost(model: nn.Module, task: Task, splits: AnySplits) -> ImageCost | None:
     """Counted before the model is wrapped. A compiled one cannot be, and logs no FLOPs."""
-    if not may_vary(model) or len(splits.val) == 0:  # type: ignore[arg-type]
+    if not may_vary(model) or len(part := getattr(splits, judged_on(splits))) == 0:
         return None
     with contextlib.suppress(MoeZooError), restored_host():
-        return image_cost(model, placed(model, task.held_out([splits.val[0]])[0]))
+        return image_cost(model, placed(model, task.held_out([part[0]])[0]))
     return None

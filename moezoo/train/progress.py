@@ -84,6 +84,7 @@ class ProgressBar:
 
     def epoch(self, metrics: EpochMetrics, best: EpochMetrics) -> None:
         what = "val" if metrics.score_name == "accuracy" else metrics.score_name.replace("_", " ")
+        what = f"test {what}" if metrics.judged_on == "test" else what
         self._score = f"  {what} [cyan]{metrics.score:5.1%}[/]  best [green]{best.score:5.1%}[/]"
         if metrics.flops_per_image is not None:
             self._health = _spent(metrics.routing_ratio, metrics.flops_per_image)

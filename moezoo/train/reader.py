@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from moezoo.errors import DataError, InputError, MoeZooError
-from moezoo.train.batches import Batch, Collate, EpochBatches, SeededItems, describe
+from moezoo.train.batches import Batch, Collate, SeededItems, describe
 from moezoo.train.config import TrainingConfig
 from moezoo.train.parallel import Parallel
 from moezoo.train.signals import shield_worker
@@ -28,8 +28,8 @@ class Reader:
             raise InputError("the training part of the data set is empty")
         self.config = config
         self.items = SeededItems(dataset, config.seed, task, workers=config.num_workers)
-        self.batches = EpochBatches(
-            len(dataset),
+        self.batches = task.batches(
+            dataset,
             config.batch_size,
             seed=config.seed,
             rank=parallel.rank,
@@ -56,6 +56,7 @@ class Reader:
     def steps(self, epoch: int, position: int) -> Iterator[tuple[list[Batch], int]]:
         """The batches of each step of ``epoch`` from ``position`` on, with the position behind them."""
         self.batches.start(epoch, position)
+        position = self.batches.position
         group: list[Batch] = []
         self._iterator = iter(self.loader)
         for batch in self._iterator:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from moezoo.data import Splits, input_options, load_dataset
+from moezoo.data import ReidSplits, Splits, input_options, load_dataset
 from moezoo.errors import ConfigError, MoeZooError
 from moezoo.eval import Evaluation
+from moezoo.eval.part import check_modalities
 from moezoo.factory import create_model
 from moezoo.hub.save import save_pretrained
 from moezoo.measure.flops import flops
@@ -53,15 +54,18 @@ def create_for(
 ) -> tuple[nn.Module, AnySplits]:
     """The recipe's model and its data set, prepared for that model.
 
+    A fresh model for re-identification gets as many classes as there are identities to learn, unless the recipe says
+    how many.
+
     Args:
         recipe: Which model and data set.
         pretrained: As in :func:`moezoo.create_model`; a stored model is always loaded with its weights.
         checkpoint: A ``.safetensors`` file to load at the end.
 
     Raises:
-        ConfigError: The data set is of no kind that the model can be trained on (labels, or captions for one that takes
-            text), or has not as many classes as the model; or ``viz.layer`` is none of its MoE layers, where it has
-            some.
+        ConfigError: The data set is of no kind that the model can be trained on (labels, captions for one that takes
+            text, identities for one that takes modalities), or has not as many classes as the model; or ``viz.layer``
+            is none of its MoE layers, where it has some.
     """
     with seeded(recipe.training.seed):
         model = create_model(
@@ -77,6 +81,12 @@ def create_for(
                 f"num_classes={classes} does not fit the data set {splits.name!r}, which has "
                 f"{splits.num_classes} classes: --set num_classes={splits.num_classes}."
             )
+    if isinstance(splits, ReidSplits):
+        check_modalities(model, splits)
+        fresh = checkpoint is None and not is_stored_name(recipe.name) and "num_classes" not in recipe.model
+        if fresh and model.num_classes != splits.num_identities:
+            with seeded(recipe.training.seed):
+                model.reset_classifier(splits.num_identities)  # type: ignore[operator]
     return model, splits
 
 
@@ -167,7 +177,10 @@ def _cost(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
 def _figures(recipe: Recipe, splits: AnySplits, result: TrainingResult) -> dict[str, Any]:
     """What the model's card says about the run."""
     best, figures = result.best, main_figures(result.test)
-    figures[f"val_{'top1' if best.score_name == 'accuracy' else best.score_name}"] = best.score
+    if best.judged_on == "val":
+        figures[f"val_{'top1' if best.score_name == 'accuracy' else best.score_name}"] = best.score
+    if result.last is not None and result.last is not result.test:
+        figures |= {f"last_epoch_{name}": figure for name, figure in main_figures(result.last).items()}
     return {
         "dataset": splits.name,
         **{name: round(figure, 4) for name, figure in figures.items() if math.isfinite(figure)},
@@ -186,6 +199,8 @@ def main_figures(test: Evaluation) -> dict[str, float]:
     if (both := test.retrieval) is not None:
         ways = {"image_to_text": both.image_to_text, "text_to_image": both.text_to_image}
         figures |= {f"test_{way}_r1": recall.r1 for way, recall in ways.items()}
+    if (found_again := test.reid) is not None:
+        figures |= {f"test_{kind}": getattr(found_again, kind) for kind in ("mAP", "r1", "r5", "r10", "mINP")}
     if (written := test.captions) is not None:
         figures |= {f"test_{kind}": getattr(written, kind) for kind in ("exact_match", "bleu", "chrf")}
     return figures

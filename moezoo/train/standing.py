@@ -47,6 +47,11 @@ class Standing:
         return max(self.history, key=lambda metrics: metrics.key) if self.history else None
 
     @property
+    def kept(self) -> EpochMetrics | None:
+        """The epoch whose weights are kept: the best on the validation images; without any, the last."""
+        return self.history[-1] if self.history and self.history[-1].judged_on == "test" else self.best
+
+    @property
     def waited(self) -> int:
         """Epochs since the best one."""
         return len(self.history) - self.best.epoch if self.best is not None else 0
@@ -68,7 +73,13 @@ class Standing:
                     self.routing_ratio += values.images * values.use.routing_ratio
 
     def end_epoch(
-        self, judgement: Judgement, score_name: str, seconds: float, routing: tuple, use: ComputeUse | None = None
+        self,
+        judgement: Judgement,
+        score_name: str,
+        seconds: float,
+        routing: tuple,
+        use: ComputeUse | None = None,
+        judged_on: str = "val",
     ) -> EpochMetrics:
         """Close the epoch; its metrics, which are in the history now.
 
@@ -78,6 +89,7 @@ class Standing:
             seconds: That the validation took.
             routing: The load of the experts over the validation images.
             use: What those images used.
+            judged_on: The part they are of, ``"val"`` or ``"test"``.
         """
         n = max(self.images, 1)
         metrics = EpochMetrics(
@@ -95,6 +107,7 @@ class Standing:
             flops_per_image=self.flops_per_image / self.used if self.used else None,
             val_routing_ratio=use.routing_ratio if use is not None else None,
             val_flops_per_image=use.flops_per_image if use is not None else None,
+            judged_on=judged_on,
         )
         self.history.append(metrics)
         self.epoch, self.position = self.epoch + 1, 0

@@ -76,6 +76,10 @@ class Parallel:
         """The ``item`` of every process, by rank, in every process. Collective; it is pickled between them."""
         return [item]
 
+    def share_statistics(self, model: nn.Module) -> None:
+        """Give every process the first one's running statistics of batch norms, which are those that are saved.
+        Collective."""
+
     def barrier(self) -> None:
         """Wait for all processes. Collective."""
 

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from moezoo.moe.parallel import expert_parameters
 from moezoo.moe.parallel.experts import SpreadExperts
@@ -95,10 +94,7 @@ class Sharded(ManyProcesses):
         everyone = dist.group.WORLD
         assert everyone is not None
         add_up(local_gradients(self.whole), everyone, self.world)
-        # DistributedDataParallel's rule for statistics that every process has its own of: the first one's count.
-        for norm in _all(model, _BatchNorm):
-            for buffer in norm.buffers(recurse=False):
-                dist.broadcast(buffer, 0)
+        self.share_statistics(model)
 
     def unwrap(self, model: nn.Module) -> None:
         unshard(model)

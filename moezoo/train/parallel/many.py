@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from moezoo.moe import set_balance_scope
 from moezoo.moe.parallel import apply_expert_parallel, expert_parameters, gather_experts
@@ -75,6 +76,13 @@ class ManyProcesses(Parallel):
         items: list[Any] = [None] * self.world
         dist.all_gather_object(items, item)
         return items
+
+    def share_statistics(self, model: nn.Module) -> None:
+        # DistributedDataParallel's rule, by which it begins every training forward.
+        for norm in model.modules():
+            if isinstance(norm, _BatchNorm):
+                for buffer in norm.buffers(recurse=False):
+                    dist.broadcast(buffer, 0)
 
     def barrier(self) -> None:
         self.sum(torch.zeros(1))

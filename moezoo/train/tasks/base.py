@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.eval import Evaluation, LayerLoad
+from moezoo.train.batches import EpochBatches
 from moezoo.train.config import TrainingConfig
 from moezoo.train.parallel import own_type
 from moezoo.train.seeding import restored_host
@@ -49,6 +50,8 @@ class Task(ABC):
     """What :attr:`Judgement.score` is, as an identifier; ``metrics.jsonl`` has it as ``val_<score>``."""
     leaves_parameters_out: bool = False
     """Some parameters of the model may get no gradient."""
+    reports_last: ClassVar[bool] = False
+    """The last epoch is tested too, beside the one that is kept."""
 
     def __init__(self, model: nn.Module, splits: Any, config: TrainingConfig):
         self.model_name = own_type(model).__name__
@@ -105,6 +108,19 @@ class Task(ABC):
     @abstractmethod
     def report(self, columns: Columns, final: Columns | None, routing: tuple[LayerLoad, ...]) -> Evaluation:
         """The test, of what :meth:`answer` and :meth:`final` gave."""
+
+    # What a step takes.
+
+    def batches(
+        self, dataset: Any, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, least: int = 0
+    ) -> EpochBatches:
+        """Which images of the training part a step takes, in what order.
+
+        Args:
+            dataset: The training part.
+            batch_size: As the others, of :class:`~moezoo.train.batches.EpochBatches`.
+        """
+        return EpochBatches(len(dataset), batch_size, seed=seed, rank=rank, world=world, least=least)
 
     # A run that is gone on with.
 

@@ -14,7 +14,7 @@ from moezoo.errors import DataError
 from moezoo.eval import Evaluation, LayerLoad, classification_metrics
 from moezoo.eval.answers import logits_in, logits_of
 from moezoo.eval.part import writes_captions
-from moezoo.eval.reading import reads_text
+from moezoo.eval.reading import finds_identities, reads_text
 from moezoo.train.augment import build_mixer
 from moezoo.train.batches import describe
 from moezoo.train.config import TrainingConfig
@@ -45,7 +45,7 @@ class Classification(Task):
 
     @classmethod
     def fits(cls, model: nn.Module, splits: Any, config: TrainingConfig) -> bool:
-        return isinstance(splits, Splits) and not writes_captions(model)
+        return isinstance(splits, Splits) and not writes_captions(model) and not finds_identities(model)
 
     def item(self, dataset: Any, index: int, item: Any) -> Any:
         if not 0 <= int(item[1]) < len(self.label_names):
