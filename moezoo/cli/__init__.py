@@ -9,17 +9,21 @@ import typer
 from moezoo.cli.ablate import ablate
 from moezoo.cli.attention_routing import attention_routing
 from moezoo.cli.bench import bench
+from moezoo.cli.compress import compress
 from moezoo.cli.convert import convert
 from moezoo.cli.data import data
 from moezoo.cli.diff_moe import diff_moe
 from moezoo.cli.eval import eval_
+from moezoo.cli.explain import explain
 from moezoo.cli.export import export
+from moezoo.cli.federate import federate
 from moezoo.cli.info import info
 from moezoo.cli.list import list_
 from moezoo.cli.predict import predict
 from moezoo.cli.pull import pull
 from moezoo.cli.push import push
 from moezoo.cli.quickstart import quickstart
+from moezoo.cli.search import search
 from moezoo.cli.train import train
 from moezoo.cli.viz import viz
 from moezoo.errors import MoeZooError
@@ -39,14 +43,18 @@ app.command("eval")(eval_)
 app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("viz")(viz)
+app.command("explain")(explain)
 app.command("diff-moe")(diff_moe)
 app.command("ablate")(ablate)
+app.command("federate")(federate)
 app.command("export")(export)
+app.command("compress")(compress)
 app.command("push")(push)
 app.command("pull")(pull)
 app.add_typer(attention_routing, name="attention-routing")
 app.add_typer(convert, name="convert")
 app.add_typer(data, name="data")
+app.add_typer(search, name="search")
 
 
 def main() -> None:
