@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from card_tables.clocks import clock_table, step_table, vit_clock_table
+from card_tables.clocks import clock_table, fusion_clock_table, step_table, vit_clock_table
+from card_tables.compress import compress_table
 from card_tables.configs import config_table
-from card_tables.memory import memory_table, saved_table
+from card_tables.federated import federated_table
+from card_tables.memory import memory_table, reid_memory_table, saved_table
 from card_tables.models import comparison_table, leakage_table, seeds_table, variants_table
+from card_tables.reid import fusions_table, gate_table
 from card_tables.routed import dial_table, routed_table
+from card_tables.search import edf_table, nas_table
 from card_tables.sizes import sizes_table
 
 ROOT = Path(__file__).parent.parent
@@ -102,13 +106,21 @@ KINDS = {
     "seeds": seeds_table,
     "memory": memory_table,
     "saved": saved_table,
+    "reid_memory": reid_memory_table,
+    "fusions": fusions_table,
+    "gate": gate_table,
     "variants": variants_table,
     "leakage": leakage_table,
     "step": step_table,
+    "compress": compress_table,
     "routed": routed_table,
     "dial": dial_table,
     "clock": clock_table,
     "vit_clock": vit_clock_table,
+    "fusion_clock": fusion_clock_table,
+    "edf": edf_table,
+    "federated": federated_table,
+    "nas": nas_table,
 }
 
 

@@ -16,6 +16,7 @@ from cards import store
 import moezoo
 from moezoo.backbones.create import create_backbone
 from moezoo.backbones.inject import adapters_of
+from moezoo.backbones.inputs import example_shape
 from moezoo.moe import MoELayer
 
 
@@ -36,6 +37,8 @@ def defaults() -> list[str]:
 
 def measure(name: str) -> dict[str, Any]:
     """Counts of one model and of its backbone, or of its dense twin where it has no backbone."""
+    if hasattr(moezoo.model_config(name), "modalities"):
+        return of_sightings(name)
     if hasattr(moezoo.model_config(name), "budget_target"):
         return on_the_dial(name)
     if not getattr(moezoo.model_config(name), "model_name", None):
@@ -77,6 +80,29 @@ def beside_twin(name: str) -> dict[str, Any]:
         "twin_flops": alone[1],
         "text_flops": told[0],
         "twin_text_flops": told[1],
+    }
+
+
+def of_sightings(name: str) -> dict[str, Any]:
+    """Counts of one model for re-identification, of its parts, and of its dense twin; FLOPs are those of a sighting."""
+    with torch.device("meta"):
+        models = [moezoo.create_model(name, dense=dense).eval() for dense in (False, True)]
+        images = torch.empty(1, *example_shape(models[0]))
+    parts = {
+        part: sum(p.numel() for p in getattr(models[0], part).parameters())
+        for part in ("backbone", "windows", "fusion", "classifiers")
+    }
+    cost, twin_cost = (moezoo.measure.flops(model, images) for model in models)
+    return {
+        "model": name,
+        "modalities": len(models[0].modalities),
+        "parameters": moezoo.measure.parameters(models[0]).total,
+        **{f"{part}_parameters": number for part, number in parts.items()},
+        "flops": cost.executed,
+        "backbone_flops": sum(
+            count for path, count in cost.by_module.items() if path.startswith("backbone.") and path.count(".") == 1
+        ),
+        "twin_flops": twin_cost.executed,
     }
 
 

@@ -54,3 +54,20 @@ def vit_clock_table(data: dict[str, Any]) -> str:
     head = [f"`{data['model']}`, {data['batch']} images, {data['rounds']} rounds; budget", "executed FLOPs over timm's"]
     head += ["inference, time over timm's", "time saved over FLOPs saved"]
     return markdown(head, rows, right=3)
+
+
+def fusion_clock_table(data: dict[str, Any]) -> str:
+    """Time of a fusion by experts over other fusions' of equal FLOPs, and what skipping experts saves, by batch."""
+
+    def over(row: dict[str, Any], other: str) -> str:
+        return f"{row[f'by_{other}']:.2f} x ({row[f'by_{other}_low']:.2f} to {row[f'by_{other}_high']:.2f})"
+
+    head = [f"samples, {data['rounds']} rounds", "MoE, ms", "over the MLP's time", "over attention's time"]
+    skipping = ("top 1", "threshold")
+    head += [f"{name}: FLOPs over MoE's, time over MoE's" for name in skipping]
+    rows = []
+    for batch, each in data["batches"].items():
+        moe = each["moe"]
+        saved = [f"{each[n]['flops'] / moe['flops']:.2f} x, {each[n]['ms'] / moe['ms']:.2f} x" for n in skipping]
+        rows.append([batch, f"{moe['ms']:.2f}", over(moe, "mlp"), over(moe, "attention"), *saved])
+    return markdown(head, rows, right=len(head) - 1)

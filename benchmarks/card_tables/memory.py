@@ -33,3 +33,28 @@ def saved_table(data: dict[str, Any]) -> str:
     if len(pair) < 2 or any("failed" in row for row in pair):
         return text
     return f"{text}\n\nKept by recomputing: {pair[0]['saved_mib'] / pair[1]['saved_mib']:.2f} x the bytes."
+
+
+def reid_memory_table(data: dict[str, Any]) -> str:
+    """Time and memory of evaluations, and what the baseline's share of the time is."""
+    rows = [
+        [
+            row["case"],
+            f"{row['queries']:,} x {row['gallery']:,}",
+            f"{row['mAP']:.2%}",
+            f"{row['cpu_seconds']:.0f} s",
+            f"{row['seconds']:.0f} s",
+            f"{row['peak_gib']:.2f} GiB",
+        ]
+        for row in data["rows"]
+    ]
+    text = markdown(
+        ["re-identification metrics", "queries x gallery", "mAP", "CPU time", "by the clock", "peak memory"],
+        rows,
+        right=5,
+    )
+    sorting = next(i for i, row in enumerate(data["rows"]) if "sorted whole" in row["case"])
+    ours, theirs = data["rows"][sorting - 1 : sorting + 1]
+    return (
+        f"{text}\n\nAgainst sorting every row whole: {ours['cpu_seconds'] / theirs['cpu_seconds']:.2f} x the CPU time."
+    )

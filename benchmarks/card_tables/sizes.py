@@ -9,6 +9,8 @@ from card_tables.text import flops, markdown
 
 def sizes_table(data: dict[str, Any]) -> str:
     """Parameters and executed FLOPs, beside the plain backbone's, or the dense twin's of models without one."""
+    if "modalities" in data["rows"][0]:
+        return _sighting_sizes(data["rows"])
     if "twin_parameters" in data["rows"][0]:
         return _twin_sizes(data["rows"])
     if "flops_at_0" in data["rows"][0]:
@@ -53,6 +55,21 @@ def _dial_sizes(rows: list[dict[str, Any]]) -> str:
             flops(row["flops_at_0"]),
             f"{flops(row['flops'])} ({row['target']:.0%})",
             *(flops(row[key]) for key in ("flops_at_1", "plain_flops")),
+        ]
+        for row in rows
+    ]
+    return markdown(head, cells, right=len(head) - 1)
+
+
+def _sighting_sizes(rows: list[dict[str, Any]]) -> str:
+    parts = ("backbone", "windows", "fusion", "classifiers")
+    head = ["model", "modalities", "parameters", *parts, "FLOPs per sighting", "backbone's", "dense twin's"]
+    cells = [
+        [
+            f"`{row['model']}`",
+            str(row["modalities"]),
+            *(f"{row[key] / 1e6:.2f} M" for key in ("parameters", *(f"{part}_parameters" for part in parts))),
+            *(flops(row[key]) for key in ("flops", "backbone_flops", "twin_flops")),
         ]
         for row in rows
     ]

@@ -1,0 +1,172 @@
+"""Whether the gates of the hierarchical MoE look where there is something to see.
+
+    python benchmarks/multiscale_moe_gate.py --jobs 2       # 15 trainings of generated figures: ten minutes
+    python benchmarks/multiscale_moe_gate.py --seeds 1 --set training.epochs=1 --out /tmp/try --folder /tmp/runs
+
+For the gate over modalities identities differ in two of the three spectra; what the third shows changes from image to
+image. For the gates over scales they differ in coarse cues alone, or in coarse and fine ones. Of the trained model the
+mean weights over the test sightings are taken and correlated (Spearman, over modalities, conditions and seeds) with
+what was planted: a modality's with whether it has cues, the smallest windows' with the share of cues that are fine.
+Where things are planted or not, and nothing between, ties keep the correlation below one: the most that it can be is
+stored too. Every run leaves one JSON in ``--folder`` and goes on from its own checkpoints, so that a stopped benchmark
+goes on by the same command. Writes ``results/multiscale_moe_gate.json``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from card_tables.reid import gate_table
+from cards import RESULTS, store
+from recorded_runs import in_full, places, read_figures
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from moezoo.train import Recipe
+
+MODEL = "multiscale_moe/synthetic.hierarchical"
+MODALITIES = ("RGB", "NIR", "TIR")
+SMALLEST = "smallest windows"
+SPECTRA: dict[str, tuple[str, ...]] = {
+    f"{one} and {two}": tuple(f"{m.lower()}_{scale}" for m in (one, two) for scale in ("coarse", "fine"))
+    for one, two in itertools.combinations(MODALITIES, 2)
+}
+SCALES: dict[str, tuple[str, ...]] = {
+    "coarse": tuple(f"{m.lower()}_coarse" for m in MODALITIES),
+    "coarse and fine": tuple(f"{m.lower()}_{scale}" for m in MODALITIES for scale in ("coarse", "fine")),
+}
+FEW = ("data.train_identities=32", "data.val_identities=12", "data.test_identities=20", "data.images_per_camera=4")
+"""Three cues of four levels tell no more than 64 identities apart."""
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated")] = None,
+    folder: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/benchmark_multiscale_moe_gate"),
+    out: Annotated[Path, typer.Option(help="folder of the result")] = RESULTS,
+) -> None:
+    """Train what is not trained yet, then correlate."""
+    settings = tuple(set_ or [])
+    wanted = [(name, seed, settings, folder) for seed in range(seeds) for name in (*SPECTRA, *SCALES)]
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    context = multiprocessing.get_context("spawn")
+    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        task = bar.add_task("runs", total=len(wanted))
+        for done in as_completed([pool.submit(one, *each) for each in wanted]):
+            bar.console.print(done.result(), soft_wrap=True)
+            bar.advance(task)
+    found = {name: [read(name, seed, settings, folder) for seed in range(seeds)] for name in (*SPECTRA, *SCALES)}
+    command = [f"python benchmarks/multiscale_moe_gate.py --seeds {seeds}", *(f"--set {pair}" for pair in settings)]
+    spectra = [condition(cues, MODALITIES, found[name]) for name, cues in SPECTRA.items()]
+    scales = [{"cues": name, **condition(cues, (SMALLEST,), found[name])} for name, cues in SCALES.items()]
+    path = store(
+        "multiscale_moe_gate",
+        "gate",
+        folder=out,
+        command=" ".join(command),
+        model=MODEL,
+        seeds=list(range(seeds)),
+        spectra=spectra,
+        spectra_correlation=correlation(spectra),
+        scales=scales,
+        scales_correlation=correlation(scales),
+    )
+    console.print(Markdown(gate_table(json.loads(path.read_text(encoding="utf-8")))))
+    console.print(f"written: {path}; python benchmarks/cards.py fills the documents", soft_wrap=True)
+
+
+def one(name: str, seed: int, settings: tuple[str, ...], folder: Path) -> str:
+    """Train one model, unless it was done, and look at its gates; returns a line to print."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    from moezoo.train import train_recipe
+
+    run, result = places(folder, "gate", name.replace(" ", "_"), seed)
+    if read(name, seed, settings, folder) is not None:
+        return f"{result.stem}: was done"
+    recipe = recipe_of(name, seed, settings)
+    trained = train_recipe(recipe, run, resume="auto")
+    report = trained.result.test.reid
+    figures = {"recipe": in_full(recipe), "mAP": report.mAP, "weights": weights_of(trained.model, trained.splits)}
+    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shown = ", ".join(f"{column} {weight:.2f}" for column, weight in figures["weights"].items())
+    return f"{result.stem}: mAP {report.mAP:.2%}, {shown}"
+
+
+def recipe_of(name: str, seed: int, settings: Sequence[str]) -> Recipe:
+    """How the model of a condition is trained."""
+    from moezoo.train import resolve_recipe
+
+    cues, few = (SPECTRA[name], ()) if name in SPECTRA else (SCALES[name], FEW)
+    given = ["viz.every=0", *few, f"data.cues={list(cues)}", *settings, f"data.seed={seed}", f"training.seed={seed}"]
+    return resolve_recipe(MODEL, assignments=given)
+
+
+def read(name: str, seed: int, settings: Sequence[str], folder: Path) -> dict[str, Any] | None:
+    """The figures of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
+    return read_figures(places(folder, "gate", name.replace(" ", "_"), seed)[1], recipe_of(name, seed, settings))
+
+
+def weights_of(model: Any, splits: Any) -> dict[str, float]:
+    """Mean weight over the queries of every modality, and, over all modalities, of the smallest windows."""
+    import torch
+
+    images = torch.stack([splits.query[i][0] for i in range(len(splits.query))])
+    with torch.no_grad():
+        output = model.eval()(images, return_weights=True)
+    smallest = (output.modality_weights * output.scale_weights[..., 0]).sum(1).mean().item()
+    return {**dict(zip(MODALITIES, output.modality_weights.mean(0).tolist(), strict=True)), SMALLEST: smallest}
+
+
+def condition(cues: Sequence[str], columns: Sequence[str], runs: Sequence[Any]) -> dict[str, Any]:
+    """One row: the share of cues that each column is about, and its weights, one per seed."""
+    about = {column: "fine" if column == SMALLEST else column.lower() for column in columns}
+    planted = {column: sum(about[column] in cue for cue in cues) / len(cues) for column in columns}
+    weights = {column: [run["weights"][column] for run in runs] for column in columns}
+    return {"planted": planted, "weights": weights, "mAP": [run["mAP"] for run in runs]}
+
+
+def correlation(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spearman's rank correlation of weights with what was planted, each seed's a point of its own."""
+    from scipy.stats import spearmanr
+
+    def pairs(chosen: slice) -> tuple[list[float], list[float]]:
+        found = [
+            (strength, weight)
+            for each in conditions
+            for what, strength in each["planted"].items()
+            for weight in each["weights"][what][chosen]
+        ]
+        return [strength for strength, _ in found], [weight for _, weight in found]
+
+    def rho(strengths: Sequence[float], weights: Sequence[float]) -> float:
+        return float(spearmanr(strengths, weights).statistic)
+
+    strengths, weights = pairs(slice(None))
+    seeds = range(len(conditions[0]["mAP"]))
+    return {
+        "rho": rho(strengths, weights),
+        "most": rho(sorted(strengths), range(len(strengths))),
+        "points": len(strengths),
+        "by_seed": [rho(*pairs(slice(s, s + 1))) for s in seeds],
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
