@@ -12,12 +12,10 @@ two-sided) over the seeds. Writes ``results/diff_moe_<dataset>.json``.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,10 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from card_tables.models import SCORES, variants_table
 from cards import RESULTS, store
-from recorded_runs import in_full, places, read_figures
+from recorded_runs import in_full, places, read_figures, run_each
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from moezoo.train import Recipe
@@ -95,13 +92,7 @@ def main(
         for variant in VARIANTS[name]
     ]
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    context = multiprocessing.get_context("spawn")
-    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        task = bar.add_task("runs", total=len(wanted))
-        for done in as_completed([pool.submit(one, *each) for each in wanted]):
-            bar.console.print(done.result(), soft_wrap=True)
-            bar.advance(task)
+    run_each(one, wanted, jobs, console)
     for name in names:
         command = f"python benchmarks/diff_moe.py --dataset {name} --seeds {seeds}"
         found = {v: [read(folder, name, v, s, tuple(set_ or [])) for s in range(seeds)] for v in VARIANTS[name]}

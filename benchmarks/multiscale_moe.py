@@ -13,11 +13,9 @@ another recipe than today's is refused, not mixed in. Writes ``results/multiscal
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +23,9 @@ import typer
 from card_tables.reid import fusions_table
 from cards import RESULTS, store
 from diff_moe import paired_p
-from recorded_runs import in_full, places, read_figures
+from recorded_runs import in_full, places, read_figures, run_each
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from moezoo.train import Recipe
@@ -51,13 +48,7 @@ def main(
     settings = tuple(set_ or [])
     wanted = [(variant, seed, settings, folder) for seed in range(seeds) for variant in VARIANTS]
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    context = multiprocessing.get_context("spawn")
-    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        task = bar.add_task("runs", total=len(wanted))
-        for done in as_completed([pool.submit(one, *each) for each in wanted]):
-            bar.console.print(done.result(), soft_wrap=True)
-            bar.advance(task)
+    run_each(one, wanted, jobs, console)
     found = {variant: [read(variant, seed, settings, folder) for seed in range(seeds)] for variant in VARIANTS}
     command = [f"python benchmarks/multiscale_moe.py --seeds {seeds}", *(f"--set {pair}" for pair in settings)]
     path = store(

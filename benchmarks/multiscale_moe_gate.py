@@ -16,21 +16,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from card_tables.reid import gate_table
 from cards import RESULTS, store
-from recorded_runs import in_full, places, read_figures
+from recorded_runs import in_full, places, read_figures, run_each
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from moezoo.train import Recipe
@@ -61,13 +58,7 @@ def main(
     settings = tuple(set_ or [])
     wanted = [(name, seed, settings, folder) for seed in range(seeds) for name in (*SPECTRA, *SCALES)]
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    context = multiprocessing.get_context("spawn")
-    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        task = bar.add_task("runs", total=len(wanted))
-        for done in as_completed([pool.submit(one, *each) for each in wanted]):
-            bar.console.print(done.result(), soft_wrap=True)
-            bar.advance(task)
+    run_each(one, wanted, jobs, console)
     found = {name: [read(name, seed, settings, folder) for seed in range(seeds)] for name in (*SPECTRA, *SCALES)}
     command = [f"python benchmarks/multiscale_moe_gate.py --seeds {seeds}", *(f"--set {pair}" for pair in settings)]
     spectra = [condition(cues, MODALITIES, found[name]) for name, cues in SPECTRA.items()]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from moezoo.train import Recipe
@@ -32,3 +38,14 @@ def read_figures(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     if found.get("recipe") != in_full(recipe):
         raise SystemExit(f"{path} was made by another recipe: remove it, or take another --folder")
     return found
+
+
+def run_each(one: Callable[..., str], wanted: Sequence[tuple[Any, ...]], jobs: int, console: Console) -> None:
+    """Call ``one`` with each of the arguments in ``jobs`` processes, and print the lines that it returns."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    context = multiprocessing.get_context("spawn")
+    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        task = bar.add_task("runs", total=len(wanted))
+        for done in as_completed([pool.submit(one, *each) for each in wanted]):
+            bar.console.print(done.result(), soft_wrap=True)
+            bar.advance(task)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from moezoo.ablate.measured import Measured
 from moezoo.train.progress import Observer, Silent
 from moezoo.train.result import EpochMetrics
+from moezoo.train.work_bar import WorkBar
 
 
 class Watcher(Protocol):
@@ -32,7 +32,7 @@ class Unwatched:
     def stop(self) -> None: ...
 
 
-class AblationBar:
+class AblationBar(WorkBar):
     """One bar over all runs, with the time left; a line stays for every result. In a log file only those.
 
     Args:
@@ -41,46 +41,27 @@ class AblationBar:
     """
 
     def __init__(self, title: str, console: Console | None = None):
-        self.title = title
-        self.console = console or Console()
+        super().__init__(title, console)
         self.done = 0.0
-        self._bar = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("[bold]{task.description}[/]{task.fields[state]}"),
-            console=self.console,
-            speed_estimate_period=600.0,  # runs differ in what a step costs
-        )
 
     def begin(self, work: float, finished: int) -> None:
-        if finished:
-            self.console.print(f"{finished} of the runs are finished already", style="dim", highlight=False)
-        self._task = self._bar.add_task(self.title, total=max(work, 1e-9), state="", visible=self.console.is_terminal)
-        if self.console.is_terminal:
-            self._bar.start()
+        self.show(work, note=f"{finished} of the runs are finished already" if finished else "")
 
     def run(self, title: str) -> Observer:
-        self._bar.update(self._task, description=title, state="")
+        self.update(description=title, state="")
         return _Run(self)
 
     def advance(self, done: float, state: str) -> None:
         """So much of one run is done."""
-        self._bar.update(self._task, completed=self.done + done, state=state)
+        self.update(completed=self.done + done, state=state)
 
     def measured(self, title: str, measured: Measured, work: float) -> None:
         self.done += work
-        self._bar.update(self._task, completed=self.done)
+        self.update(completed=self.done)
         figures = [_figure("val", measured.val), _figure("test", measured.test)]
         if measured.routing_ratio is not None:
             figures.append(_figure("routed", measured.routing_ratio))
-        line = f"{title}  {'  '.join(figures)}  {measured.seconds:.1f} s"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def stop(self) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
+        self.line(f"{title}  {'  '.join(figures)}  {measured.seconds:.1f} s")
 
 
 class _Run(Silent):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from moezoo.federated.result import RoundResult
+from moezoo.train.work_bar import WorkBar
 
 
 class Watcher(Protocol):
@@ -28,7 +28,7 @@ class Unwatched:
     def stop(self) -> None: ...
 
 
-class FederatedBar:
+class FederatedBar(WorkBar):
     """One bar over all that is trained, with the time left; a line stays for every round. In a log file only those.
 
     Args:
@@ -37,28 +37,13 @@ class FederatedBar:
     """
 
     def __init__(self, title: str, console: Console | None = None):
-        self.console = console or Console()
-        self.title = title
-        self._bar = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("[bold]{task.description}[/]"),
-            console=self.console,
-            speed_estimate_period=600.0,
-        )
+        super().__init__(title, console)
 
     def begin(self, steps: int, done: int) -> None:
-        if done:
-            self.console.print("going on from the newest round", style="dim", highlight=False)
-        shown = self.console.is_terminal
-        self._task = self._bar.add_task(self.title, total=max(steps, 1), completed=done, visible=shown)
-        if shown:
-            self._bar.start()
+        self.show(steps, done, note="going on from the newest round" if done else "")
 
     def step(self, done: int, method: str, round: int, client: int) -> None:
-        self._bar.update(self._task, completed=done, description=f"{method}, round {round}, client {client}")
+        self.update(completed=done, description=f"{method}, round {round}, client {client}")
 
     def round(self, method: str, result: RoundResult) -> None:
         low, high = (f([score.everywhere for score in result.clients]) for f in (min, max))
@@ -66,10 +51,6 @@ class FederatedBar:
         if result.server is not None:
             line += f"  global {result.server:.1%}"
         line += f"  own {result.own:.1%}  loss {result.loss:.3f}  {result.seconds:.1f} s"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.line(line)
         for client, reason in result.failed.items():
-            self.console.print(f"  without client {client}: {reason}", markup=False, highlight=False, soft_wrap=True)
-
-    def stop(self) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
+            self.line(f"  without client {client}: {reason}")

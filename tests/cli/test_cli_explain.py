@@ -57,7 +57,7 @@ def test_test_images_are_explained_without_files(tmp_path):
     assert "weights are random" in ended.stdout
     (case,) = json.loads((tmp_path / "explanation.json").read_text())["cases"]
     assert "at rank" in case["image"]
-    assert "more like its match than like 8 others" in case["text"]
+    assert "more like its match than like 4 others" in case["text"]
 
 
 def test_a_classifier_is_explained_by_class_and_compares_nothing(tmp_path):
