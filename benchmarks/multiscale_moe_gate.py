@@ -1,6 +1,6 @@
 """Whether the gates of the hierarchical MoE look where there is something to see.
 
-    python benchmarks/multiscale_moe_gate.py --jobs 2       # 15 trainings of generated figures: ten minutes
+    python benchmarks/multiscale_moe_gate.py --jobs 2       # 10 trainings of generated figures
     python benchmarks/multiscale_moe_gate.py --seeds 1 --set training.epochs=1 --out /tmp/try --folder /tmp/runs
 
 For the gate over modalities identities differ in two of the three spectra; what the third shows changes from image to
@@ -48,7 +48,7 @@ FEW = ("data.train_identities=32", "data.val_identities=12", "data.test_identiti
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 2,
     jobs: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated")] = None,
     folder: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/benchmark_multiscale_moe_gate"),

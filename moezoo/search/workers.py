@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ from moezoo.train.progress import Silent
 
 T = TypeVar("T")
 MOST = 256
+GRACE = 2.0
+"""Seconds that a worker whose search is gone has to end its step and save."""
 _parent: int | None = None
 
 
@@ -51,6 +55,16 @@ def start_worker(parent: int, threads: int) -> None:
     _parent = parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    threading.Thread(target=_outlive_by_grace_alone, daemon=True).start()
+
+
+def _outlive_by_grace_alone() -> None:
+    """A worker without work waits for ever, also for a search that was killed."""
+    search = multiprocessing.parent_process()
+    if search is not None:
+        search.join()
+        time.sleep(GRACE)
+        os._exit(1)
 
 
 def threads_each(workers: int) -> int:
