@@ -40,6 +40,7 @@ SPECTRA: dict[str, tuple[str, ...]] = {
     for one, two in itertools.combinations(MODALITIES, 2)
 }
 SCALES: dict[str, tuple[str, ...]] = {
+    "fine": tuple(f"{m.lower()}_fine" for m in MODALITIES),
     "coarse": tuple(f"{m.lower()}_coarse" for m in MODALITIES),
     "coarse and fine": tuple(f"{m.lower()}_{scale}" for m in MODALITIES for scale in ("coarse", "fine")),
 }

@@ -88,7 +88,7 @@ def score(
             items = [part[i] for i in range(start, min(start + batch_size, len(part)))]
             answers.append(task.answer(model, task.held_out(items)))
             progress(len(items))
-    return float(task.judge(joined(answers)).score)
+    return float(task.judging(part).judge(joined(answers)).score)
 
 
 def loaded(

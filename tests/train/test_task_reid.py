@@ -41,6 +41,15 @@ def test_the_loss_is_the_weighted_sum_over_all_pairs(splits):
         assert float(task.loss(pairs, content).detach()) == pytest.approx(float(want.detach()), rel=1e-12)
 
 
+def test_a_held_out_part_is_judged_by_its_own_queries(splits):
+    model = reid_toy().eval()
+    task = task_of(model, splits, reid_config())
+    for part, name in ((splits.val, "val"), (splits.test, "test")):
+        answers = task.answer(model, task.held_out([part[i] for i in range(len(part))]))
+        assert task.judging(part).judge(answers).score == evaluate_reid(model, splits, name).reid.mAP
+    assert task.judging(splits.val).judged is task.judged, "what epochs are chosen by"
+
+
 def assert_same(one, other):
     """Of the same features; the use of the experts was added up in other batches."""
     assert dataclasses.replace(one, usage=()) == dataclasses.replace(other, usage=())

@@ -99,7 +99,11 @@ class Task(ABC):
 
     @abstractmethod
     def judge(self, columns: Columns) -> Judgement:
-        """Over a whole part, in its order."""
+        """Over the whole part that epochs are chosen by, in its order."""
+
+    def judging(self, part: Any) -> Task:
+        """The same for another held-out part, for tasks in which more than the columns depends on it."""
+        return self
 
     def final(self, model: nn.Module) -> Callable[[Content], Columns] | None:
         """What to ask of the test images beside :meth:`answer`, in a second pass, where there is something."""

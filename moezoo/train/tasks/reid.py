@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -101,6 +102,11 @@ class ReIdentification(Task):
             return Judgement(float("nan"), 0.0)
         found = reid_metrics(*self.judged.sides(features), self.judged.protocol)
         return Judgement(float("nan"), found["mAP"])
+
+    def judging(self, part: Any) -> ReIdentification:
+        other = copy.copy(self)
+        other.judged = part
+        return other
 
     def report(self, columns: Columns, final: Columns | None, routing: tuple[LayerLoad, ...]) -> Evaluation:
         features, usages = columns
