@@ -54,7 +54,7 @@ FEW = ("data.train_identities=32", "data.val_identities=12", "data.test_identiti
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds 0 to N-1")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="trainings at the same time, one thread each")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated")] = None,
     folder: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/benchmark_multiscale_moe_gate"),
