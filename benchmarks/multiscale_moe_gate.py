@@ -111,7 +111,15 @@ def recipe_of(name: str, seed: int, settings: Sequence[str]) -> Recipe:
     from moezoo.train import resolve_recipe
 
     cues, few = (SPECTRA[name], ()) if name in SPECTRA else (SCALES[name], FEW)
-    given = ["viz.every=0", *EVEN, *few, f"data.cues={list(cues)}", *settings, f"data.seed={seed}", f"training.seed={seed}"]
+    given = [
+        "viz.every=0",
+        *EVEN,
+        *few,
+        f"data.cues={list(cues)}",
+        *settings,
+        f"data.seed={seed}",
+        f"training.seed={seed}",
+    ]
     return resolve_recipe(MODEL, assignments=given)
 
 
