@@ -11,10 +11,10 @@ from typing import Any
 
 from moezoo.ablate.cells import Cell, Facts, differences
 from moezoo.ablate.measured import Measured
-from moezoo.errors import CheckpointError, OutputError
+from moezoo.errors import CheckpointError
 from moezoo.hub.files import output_errors
 from moezoo.train import probe_folder
-from moezoo.train.output import write_json
+from moezoo.train.output import read_written, write_json
 
 CLAIM, RESULT, DIALLED = "ablation_cell.json", "ablation_result.json", "ablation_dials.json"
 
@@ -98,10 +98,4 @@ def _setting(dial: str, value: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{str(path)!r} cannot be read: {error}. Remove it, and its run is repeated.") from None
-    if not isinstance(found, dict):
-        raise OutputError(f"{str(path)!r} is not what an ablation writes. Remove it, and its run is repeated.")
-    return found
+    return read_written(path, "an ablation", " Remove it, and its run is repeated.")

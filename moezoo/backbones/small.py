@@ -90,13 +90,7 @@ def moezoo_vit_digits(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
         "num_classes": 10,
         "in_chans": 1,
     }
-    return build_model_with_cfg(
-        VisionTransformer,
-        "moezoo_vit_digits",
-        pretrained,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**args, **kwargs},
-    )
+    return _build("moezoo_vit_digits", pretrained, 3, {**args, **kwargs})
 
 
 @register_model
@@ -116,13 +110,7 @@ def moezoo_vit_figures(pretrained: bool = False, **kwargs: Any) -> VisionTransfo
         "embed_layer": partial(conv_embed, (16, 32, 64), (2, 2, 2), first_kernel=5),
         "num_classes": 0,
     }
-    return build_model_with_cfg(
-        VisionTransformer,
-        "moezoo_vit_figures",
-        pretrained,
-        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-        **{**args, **kwargs},
-    )
+    return _build("moezoo_vit_figures", pretrained, 3, {**args, **kwargs})
 
 
 @register_model
@@ -140,10 +128,10 @@ def moezoo_patches_figures(pretrained: bool = False, **kwargs: Any) -> VisionTra
         "fc_norm": True,
         "num_classes": 0,
     }
-    return build_model_with_cfg(
-        VisionTransformer,
-        "moezoo_patches_figures",
-        pretrained,
-        feature_cfg={"out_indices": 1, "feature_cls": "getter"},
-        **{**args, **kwargs},
-    )
+    return _build("moezoo_patches_figures", pretrained, 1, {**args, **kwargs})
+
+
+def _build(name: str, pretrained: bool, maps: int, args: dict[str, Any]) -> VisionTransformer:
+    """timm's way, with features of the last ``maps`` blocks."""
+    feature_cfg = {"out_indices": maps, "feature_cls": "getter"}
+    return build_model_with_cfg(VisionTransformer, name, pretrained, feature_cfg=feature_cfg, **args)

@@ -12,7 +12,7 @@ from moezoo.errors import CheckpointError, OutputError
 from moezoo.hub.files import output_errors
 from moezoo.search.spaces import Design
 from moezoo.train import probe_folder
-from moezoo.train.output import write_json
+from moezoo.train.output import read_written, write_json
 
 CLAIM, DESIGNS = "search.json", "designs"
 
@@ -37,7 +37,7 @@ def claim(folder: Path, facts: Mapping[str, Any], *, resume: bool = True, overwr
     if not (folder / CLAIM).is_file():
         write_json(folder / CLAIM, wanted)
         return False
-    there = _read(folder / CLAIM)
+    there = read_written(folder / CLAIM, "a search")
     if wrong := list(differences(there, wanted)):
         raise CheckpointError(
             f"{str(folder)!r} holds another search: {'; '.join(wrong)}. Set them as they were, take another folder "
@@ -71,13 +71,3 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator
     for key in (*there, *(key for key in wanted if key not in there)):
         if there.get(key) != wanted.get(key):
             yield f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{str(path)!r} cannot be read: {error}.") from None
-    if not isinstance(found, dict):
-        raise OutputError(f"{str(path)!r} is not what a search writes.")
-    return found

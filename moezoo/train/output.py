@@ -10,14 +10,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from moezoo.errors import MissingPackageError
+from moezoo.errors import MissingPackageError, OutputError
 from moezoo.hub.files import check_writable as probe_folder
 from moezoo.hub.files import output_errors, write_text
 from moezoo.train.health import load_row
 from moezoo.train.result import EpochMetrics
 from moezoo.train.step_values import StepValues
 
-__all__ = ["RunLog", "probe_folder", "write_json", "write_text"]
+__all__ = ["RunLog", "probe_folder", "read_written", "write_json", "write_text"]
+
+
+def read_written(path: Path, writer: str, advice: str = "") -> dict[str, Any]:
+    """The mapping in a JSON file that ``writer`` wrote.
+
+    Raises:
+        OutputError: It cannot be read, or is something else; ``advice`` stands behind the reason.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{str(path)!r} cannot be read: {error}.{advice}") from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{str(path)!r} is not what {writer} writes.{advice}")
+    return found
 
 
 def write_json(path: Path, data: Any) -> None:
