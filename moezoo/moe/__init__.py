@@ -1,9 +1,10 @@
 """The MoE core: tokens → router → plan → experts → combine. It knows no image, no model and no training."""
 
-from moezoo.moe import losses
+from moezoo.moe import losses, metrics
 from moezoo.moe.aux import aux_loss, collect_aux
 from moezoo.moe.aux_mode import set_aux_mode, set_aux_scale
 from moezoo.moe.dial import set_budget, set_progress, set_threshold
+from moezoo.moe.dispatch.capacity_rules import FixedCapacity, RoundedCapacity
 from moezoo.moe.experts import register_experts
 from moezoo.moe.experts.per_expert import stack, unstack
 from moezoo.moe.layer import MoELayer
@@ -16,8 +17,10 @@ from moezoo.moe.surgery import LayerSurgery, SurgeryReport, add_experts, merge_e
 from moezoo.moe.types import Routing
 
 __all__ = [
+    "FixedCapacity",
     "LayerSurgery",
     "MoELayer",
+    "RoundedCapacity",
     "Routing",
     "RoutingRecord",
     "SurgeryReport",
@@ -27,6 +30,7 @@ __all__ = [
     "collect_aux",
     "losses",
     "merge_experts",
+    "metrics",
     "prune_experts",
     "packed_bytes",
     "record_routing",

@@ -8,6 +8,13 @@ from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean
 
 
+def check_bool(name: str, value: object) -> bool:
+    """``value`` if it is ``True`` or ``False``."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} is not allowed: it must be True or False.")
+    return value
+
+
 def check_int(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """``value`` if it is a whole number in [low, high]; a bool or 1.5 is not."""
     allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"

@@ -12,6 +12,8 @@ from moezoo.moe.aux_calls import AuxCalls, check_aux_args, check_aux_weights
 from moezoo.moe.call_inputs import available_experts, by_source, token_scores, token_types
 from moezoo.moe.checks import check_choice, check_int
 from moezoo.moe.dispatch import make_plan
+from moezoo.moe.dispatch.capacity_rules import CapacityRule
+from moezoo.moe.dispatch.travel import Travel
 from moezoo.moe.experts import SharedExperts, Sources, build_experts
 from moezoo.moe.experts.sources import own_sources
 from moezoo.moe.fits import check_router_fits
@@ -34,7 +36,12 @@ class MoELayer(nn.Module):
         normalize: Whether a token's K weights sum to one; ``None`` means ``top_k > 1``.
         capacity_factor: ``None`` is dropless; see :class:`~moezoo.moe.routers.Router`.
         capacity_rule: How the factor becomes a capacity: ``gshard``, ``vmoe``, ``tutel``, ``megablocks`` or
-            ``lucidrains``; see :class:`~moezoo.moe.routers.Router`.
+            ``lucidrains``, or an object such as a ``RoundedCapacity``; see :class:`~moezoo.moe.routers.Router`.
+        eval_capacity_factor: The factor in evaluation; ``None`` means the same.
+        group_size: So many neighbouring tokens share capacities, losses, and what is picked or mixed by expert choice
+            and soft routing; see :class:`~moezoo.moe.routers.Router`.
+        dispatch_dtype: What routed experts are given and what they give is rounded to this type (``bfloat16``,
+            ``float16``) and back, as if it had travelled in it; nothing else is. ``None`` rounds nothing.
         path: How the experts are computed, one of :mod:`moezoo.moe.paths`: ``auto`` takes the fastest for the device,
             dtype and shape of each call.
         dropout: On the experts' hidden units, in training.
@@ -66,7 +73,10 @@ class MoELayer(nn.Module):
         num_shared_experts: int = 0,
         normalize: bool | None = None,
         capacity_factor: float | None = None,
-        capacity_rule: str = "gshard",
+        capacity_rule: str | CapacityRule = "gshard",
+        eval_capacity_factor: float | None = None,
+        group_size: int | None = None,
+        dispatch_dtype: str | None = None,
         path: str = "auto",
         dropout: float = 0.0,
         router_args: Mapping[str, Any] | None = None,
@@ -88,6 +98,8 @@ class MoELayer(nn.Module):
             normalize=normalize,
             capacity_factor=capacity_factor,
             capacity_rule=capacity_rule,
+            eval_capacity_factor=eval_capacity_factor,
+            group_size=group_size,
             router_args=router_args,
         )
         self.experts = build_experts(
@@ -102,6 +114,7 @@ class MoELayer(nn.Module):
         )
         weights = check_aux_weights(aux_weights)
         check_router_fits(router, self.router, expert, self.experts, weights)
+        self.travel = Travel(dispatch_dtype)
         self.path = check_choice("path", path, ("auto", *self.experts.paths))
         self.shared: SharedExperts | None = None
         if check_int("num_shared_experts", num_shared_experts, low=0):
@@ -177,9 +190,9 @@ class MoELayer(nn.Module):
             note(routing)
         plan = make_plan(routing, self._path(x_TD, routing))
         if sources is None:
-            y_ND = self.experts(plan.gather(x_TD), plan)
+            y_ND = self.travel(self.experts(plan.gather(self.travel(x_TD)), plan))
         else:
-            sources = own_sources(sources, self.experts)
+            sources = self.travel.refuse_sources(own_sources(sources, self.experts))
             if isinstance(sources, Tensor) and sources.shape[1 : x.dim()] == x.shape[:-1]:
                 sources = sources.flatten(1, x.dim() - 1)
             y_ND = self.experts.from_sources(x_TD, plan, sources)
@@ -205,7 +218,7 @@ class MoELayer(nn.Module):
         many tokens: for experts of equal cost the upper bound.
         """
         shared = routing.num_tokens * self.shared.flops_per_row() if self.shared is not None else 0
-        return self.router.flops(routing) + self.experts.flops(routing.expert_rows()) + shared
+        return self.router.flops(routing) + self.experts.routed_flops(routing) + shared
 
     def inactive_parameters(self) -> int:
         """Parameters of the routed experts that a token does not use; of experts of unequal size, on average."""

@@ -86,6 +86,9 @@ class Routing:
     everything: bool = False
     """Every token has every expert, in the order of the experts, and none is dropped: N = T * E, with nothing to sort
     and nothing to look up."""
+    group_size: int | None = None
+    """So many neighbouring tokens share the capacity of an expert and have a loss of their own; ``None``: all tokens.
+    The last group may be smaller."""
     ranks: Ranks | None = None
     """The processes whose tokens the losses measure together with these; ``None`` for these alone."""
 
@@ -235,6 +238,47 @@ class Routing:
     def num_dropped(self) -> Tensor:
         """() int64: chosen assignments that found their expert full."""
         return (self.dropped if self.chosen is None else self.dropped & self.chosen).sum()
+
+    def groups(self) -> list[Routing]:
+        """The routings of the groups, each by itself, of this process alone; of a routing without groups itself.
+
+        What the router itself adds to the loss (``penalty``) stays with the whole.
+        """
+        if self.group_size is None:
+            return [self]
+        starts = range(0, self.num_tokens, self.group_size)
+        return [self._part(start, min(start + self.group_size, self.num_tokens)) for start in starts]
+
+    def _part(self, start: int, stop: int) -> Routing:
+        """The tokens from ``start`` to ``stop``, where all tokens, or at least all groups, have equally many places."""
+        T, size = self.num_tokens, stop - start
+        begin, end = (len(self.token_index) * place // T for place in (start, stop))
+        by_place: dict[str, Any] = {
+            name: None if (value := getattr(self, name)) is None else value[begin:end]
+            for name in ("expert_index", "weight", "dropped", "chosen")
+        }
+        by_token: dict[str, Any] = {
+            name: None if (value := getattr(self, name)) is None else value[start:stop]
+            for name in ("logits", "clean_logits", "probs", "token_type", "soft_choice")
+        }
+        of_sample = T // self.samples
+        slots, std = self.slots, self.noise_std
+        if slots is not None:
+            pool = slots.dispatch.shape[1]
+            slots = Slots(*(share[start // pool : stop // pool] for share in slots))
+        return dataclasses.replace(
+            self,
+            **by_place,
+            **by_token,
+            token_index=self.token_index[begin:end] - start,
+            num_tokens=size,
+            noise_std=std[start:stop] if std is not None and std.dim() and len(std) == T else std,
+            penalty=None,
+            samples=1 if size % of_sample else size // of_sample,
+            slots=slots,
+            group_size=None,
+            ranks=None,
+        )
 
     def detach(self) -> Routing:
         """The same routing without its autograd graph, and of these tokens alone."""

@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sigmoid_bias": {"route_scale": 1.5},
     "soft": {"num_slots": 2},
     "softmax_topk": {},
+    "sphero": {"num_slots": 2, "noise_std": 0.0},
     "threshold": {},
     "top_p": {"p": 0.5},
 }
@@ -48,7 +49,7 @@ BY_POSITION = {"fixed_cells", "hash", "random", "random_fraction"}
 """A token's experts go by its place, so that moving it moves them."""
 DYNAMIC = {"complexity", "complexity_in_order", "mlp_gate_skipping", "relu", "threshold", "top_p"}
 """The number of a token's experts varies."""
-MIXING = {"soft"}
+MIXING = {"soft", "sphero"}
 """Experts compute mixtures of a sample's tokens, not tokens; all of them, without a capacity."""
 NO_DENSE_LIMIT = {"complexity", "complexity_in_order", "mlp_gate_skipping", "relu", "threshold"} | MIXING | SPLIT
 """With K = E they are no mixture weighted by ``probs``, or K is never E."""
@@ -56,6 +57,8 @@ BY_SAMPLE = {"expert_choice", "per_image"} | MIXING
 """A token's result depends on the others of its sample."""
 
 
+SCORED = {"top_fraction"}
+"""They have no choice of their own, but need a score of every token with each call."""
 VARIANTS = {"complexity_in_order": "complexity", "hash_types": "hash", "mlp_gate_skipping": "mlp_gate"}
 """Cases that are a registered router with other arguments."""
 

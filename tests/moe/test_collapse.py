@@ -47,7 +47,8 @@ def test_without_balancing_most_experts_die(unbalanced):
     assert unbalanced.load.load_entropy < 0.6
 
 
-@pytest.mark.parametrize("row", BALANCED)
+# That the bias evens out a collapsed load, and that expert choice fills its experts, tests of these routers say too.
+@pytest.mark.parametrize("row", [BALANCED[0], *(pytest.param(row, marks=pytest.mark.slow) for row in BALANCED[1:])])
 def test_balancing_keeps_every_expert_at_work_at_equal_accuracy(collapse, unbalanced, row):
     outcome = collapse.train(row, seed=0, epochs=EPOCHS)
     assert outcome.dead == 0, outcome.load.share

@@ -39,6 +39,13 @@ def test_an_argument_the_router_does_not_have_is_refused(router, args, words):
         MoELayer(8, num_experts=2, router=router, router_args=args)
 
 
+@pytest.mark.parametrize("given", [{"group_size": 4}, {"capacity_rule": "vmoe"}, {"eval_capacity_factor": 2.0}])
+def test_an_argument_of_the_layer_that_the_router_does_not_take_is_refused(given):
+    ((name, value),) = given.items()
+    with pytest.raises(ConfigError, match=f"{name}={value!r} is not allowed: router 'plain' has no such argument"):
+        MoELayer(8, num_experts=2, router="plain", capacity_factor=1.0, **given)
+
+
 def test_arguments_reach_the_router_and_its_base_class():
     layer = MoELayer(8, num_experts=2, router="tempered", router_args={"temperature": 2.0, "jitter": 0.1})
     assert (layer.router.temperature, layer.router.jitter) == (2.0, 0.1)

@@ -14,13 +14,13 @@ from moezoo.moe.routers import routers
 
 D = 8
 ROUTERS = {name: {} for name in routers} | {"group_limited": {"num_groups": 2, "top_groups": 2}}
-SPLIT = {"fixed_cells", "random_fraction", "score_threshold"}
+SPLIT = {"fixed_cells", "random_fraction", "score_threshold", "top_fraction"}
 """Between two experts, always."""
 WITHOUT_ROWS = {"hash", "hierarchical", "modality", "random"} | SPLIT
 
 
 def layer(router="softmax_topk", num_experts=6, top_k=2, **kwargs):
-    if router in ("dense_softmax", "hierarchical", "mlp_gate", "soft"):
+    if router in ("dense_softmax", "hierarchical", "mlp_gate", "soft", "sphero"):
         top_k = 1
     if router in SPLIT:
         num_experts, top_k = 2, 1

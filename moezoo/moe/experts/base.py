@@ -75,6 +75,17 @@ class Experts(nn.Module, ABC):
     def flops(self, rows: Sequence[int]) -> int:
         """FLOPs (2 x multiply-adds of the matrix products) of a forward pass, where expert e computes ``rows[e]``."""
 
+    def pair_flops(self) -> list[int]:
+        """What each expert spends, besides, on every two of the rows that it has of one sample (a row and itself too),
+        as attention among them does; the rows are the same in every sample then."""
+        return [0] * self.num_experts
+
+    def routed_flops(self, routing: Routing) -> int:
+        """FLOPs of a forward pass under ``routing``."""
+        rows = routing.expert_rows()
+        pairs = (n * n // routing.samples * each for n, each in zip(rows, self.pair_flops(), strict=True) if each)
+        return self.flops(rows) + sum(pairs)
+
     def expert_parameters(self) -> list[int]:
         """The number of parameters of each expert; what all of them share is in none."""
         return [learnt_numbers(self) // self.num_experts] * self.num_experts

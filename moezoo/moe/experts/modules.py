@@ -144,6 +144,9 @@ class ModuleExperts(Experts):
         each = zip(self.members, rows, self.in_dims, strict=True)
         return sum(_flops(member, n, width) for member, n, width in each if n)
 
+    def pair_flops(self) -> list[int]:
+        return [getattr(member, "pair_flops", 0) for member in self.members]
+
     def expert_parameters(self) -> list[int]:
         return [learnt_numbers(member) for member in self.members]
 

@@ -16,13 +16,21 @@ from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
 from moezoo.moe.experts.mlp_expert import RESIDUALS, check_residual
 from moezoo.moe.experts.stacked import init_linear_
 from moezoo.moe.paths.batched import padded, unpadded
-from moezoo.moe.paths.products import FEW, inferred, product
+from moezoo.moe.paths.packs import KeepsPacks, PackCache, can_pack
+from moezoo.moe.paths.products import VERY_FEW, inferred, infers, pays, product
 from moezoo.moe.paths.stack import compute_dtype
 from moezoo.moe.paths.static import without_dropped
 from moezoo.moe.types import Routing, has_values
 
+MANY = 2**15
+"""Hidden units that an expert computes from which one expert after the other, whose rows then stay in the cache, is
+faster than a call for all of them."""
 
-class ResidualMLP(Experts):
+Matrices = Tensor | tuple[Tensor, ...]
+"""Of all experts: stacked, or packed one by one."""
+
+
+class ResidualMLP(KeepsPacks, Experts):
     """``drop(act(norm2(w_out drop(act(norm1(w_in x + b_in))) + b_out))) + r (w_res x + b_res)`` per expert.
 
     Args:
@@ -39,7 +47,7 @@ class ResidualMLP(Experts):
         ConfigError: An argument is out of range, or ``identity`` is asked of experts of unequal widths.
     """
 
-    paths = (*PATHS, "batched")
+    paths = (*PATHS, "batched", "packed")
     stacked = True
 
     def __init__(
@@ -81,23 +89,41 @@ class ResidualMLP(Experts):
             self.b_res = nn.Parameter(torch.empty(E, out))
             init_linear_(self.w_res, self.b_res)
 
+        self.packs = PackCache()
+
     @property
     def out_dim(self) -> int:
         return self._out_dim
+
+    @property
+    def stacks(self) -> tuple[Tensor, ...]:
+        """In the order of :meth:`one`."""
+        stacks = [self.w_in, self.b_in, self.norm1_weight, self.norm1_bias]
+        stacks += [self.w_out, self.b_out, self.norm2_weight, self.norm2_bias]
+        return (*stacks, *(p for p in (self.w_res, self.b_res) if p is not None))
 
     def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
         usual = super().choose_path(x_TD, routing)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled() or not has_values(x_TD):
             return usual
-        # One by one they keep what they compute with in the cache and have the faster product; few rows do not pay.
-        return "loop" if len(x_TD) >= FEW else usual
+        T = len(x_TD)
+        if T > VERY_FEW and pays(T, self.w_in) and self._can_pack(x_TD):
+            return "packed"
+        return "loop" if T * self.hidden_dim >= MANY else usual
+
+    def _can_pack(self, x: Tensor) -> bool:
+        if self.training or not self.packs.on:
+            return False
+        return infers(x, self.w_in) and can_pack(x.device, x.dtype, self.stacks)
 
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
         if plan.path == "batched":
             x_ECD, place_N = padded(x_ND.to(compute_dtype(x_ND)), plan)
-            return unpadded(self._batched(x_ECD), place_N)
+            return unpadded(self._batched(x_ECD, self.w_in, self.w_out, self.w_res), place_N)
+        if plan.path == "packed":
+            return self._packed(x_ND, plan)
         if plan.path == "loop":
-            return self._loop(x_ND, plan)
+            return self._loop(x_ND, plan.sizes, self.stacks)
         x_ND = without_dropped(x_ND, plan)
         h_NH = linear_by_expert(x_ND, self.w_in, self.b_in, plan)
         h_NH = self._norm_act_drop(h_NH, self.norm1_weight, self.norm1_bias, plan)
@@ -108,13 +134,22 @@ class ResidualMLP(Experts):
         res_ND = x_ND if self.w_res is None else linear_by_expert(x_ND, self.w_res, self.b_res, plan)
         return torch.add(y_ND, res_ND, alpha=self.residual_weight)
 
-    def _loop(self, x_ND: Tensor, plan: Plan) -> Tensor:
+    def _packed(self, x_ND: Tensor, plan: Plan) -> Tensor:
+        """(N, out), by reordered matrices; where there can be none, as in training, the reference."""
+        if not self._can_pack(x_ND):
+            return self._loop(x_ND, plan.sizes, self.stacks)
+        experts, sizes = self.packs.get(self.stacks, x_ND.dtype), plan.sizes
+        if sizes[0] * self.hidden_dim >= MANY or len(set(sizes)) > 1:
+            parts = zip(x_ND.split(sizes), experts, strict=True)
+            return torch.cat([self.one(x, *expert) for x, expert in parts if len(x)])
+        w_in, _, _, _, w_out, _, _, _, *w_res = zip(*experts, strict=True)
+        y_ECO = self._batched(x_ND.view(len(sizes), -1, self.dim), w_in, w_out, w_res[0] if w_res else None)
+        return y_ECO.flatten(0, 1)
+
+    def _loop(self, x_ND: Tensor, sizes: list[int], stacks: tuple[Tensor, ...]) -> Tensor:
         """(N, out): one expert after the other by plain autograd; the reference."""
-        stacks: list[Tensor] = [self.w_in, self.b_in, self.norm1_weight, self.norm1_bias]
-        stacks += [self.w_out, self.b_out, self.norm2_weight, self.norm2_bias]
-        stacks += [p for p in (self.w_res, self.b_res) if p is not None]
         # unbind, not indexing: its backward fills idle experts with zeros in one pass over the stack.
-        each = zip(x_ND.split(plan.sizes), *(p.unbind(0) for p in stacks), strict=True)
+        each = zip(x_ND.split(sizes), *(p.unbind(0) for p in stacks), strict=True)
         return torch.cat([self.one(*parts) for parts in each if len(parts[0]) or not len(x_ND)])
 
     def one(
@@ -151,23 +186,24 @@ class ResidualMLP(Experts):
         h_NF = ACTIVATIONS[self.activation](torch.addcmul(bias_NF, norm_NF, weight_NF))
         return F.dropout(h_NF, self.dropout, self.training)
 
-    def _batched(self, x_ECD: Tensor) -> Tensor:
-        """(E, C, O): all experts in one product a layer."""
-        h_ECH = self._product(x_ECD, self.w_in, self.b_in)
+    def _batched(self, x_ECD: Tensor, w_in: Matrices, w_out: Matrices, w_res: Matrices | None) -> Tensor:
+        """(E, C, O): every operation for all experts at once."""
+        h_ECH = self._product(x_ECD, w_in, self.b_in)
         h_ECH = self._batched_norm_act_drop(h_ECH, self.norm1_weight, self.norm1_bias)
-        y_ECO = self._product(h_ECH, self.w_out, self.b_out)
+        y_ECO = self._product(h_ECH, w_out, self.b_out)
         y_ECO = self._batched_norm_act_drop(y_ECO, self.norm2_weight, self.norm2_bias)
         if not self.residual_weight:
             return y_ECO
         res_ECO = x_ECD
-        if self.w_res is not None and self.b_res is not None:
-            res_ECO = self._product(x_ECD, self.w_res, self.b_res)
+        if w_res is not None and self.b_res is not None:
+            res_ECO = self._product(x_ECD, w_res, self.b_res)
         return torch.add(y_ECO, res_ECO, alpha=self.residual_weight)
 
     @staticmethod
-    def _product(x_ECD: Tensor, weight_EHD: Tensor, bias_EH: Tensor) -> Tensor:
-        weight_EHD, bias_EH = weight_EHD.to(x_ECD.dtype), bias_EH.to(x_ECD.dtype)
-        return product(x_ECD, weight_EHD, bias_EH)
+    def _product(x_ECD: Tensor, weights: Matrices, bias_EH: Tensor) -> Tensor:
+        if not isinstance(weights, tuple):
+            weights = weights.to(x_ECD.dtype)
+        return product(x_ECD, weights, bias_EH.to(x_ECD.dtype))
 
     def _batched_norm_act_drop(self, h_ECF: Tensor, weight_EF: Tensor, bias_EF: Tensor) -> Tensor:
         norm_ECF = F.layer_norm(h_ECF, h_ECF.shape[-1:], eps=self.eps)

@@ -13,7 +13,7 @@ from moezoo.moe.checks import check_choice, check_probability
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.paths import RUN, MLPStack, choose_path
-from moezoo.moe.paths.packs import PackCache
+from moezoo.moe.paths.packs import KeepsPacks, PackCache
 from moezoo.moe.paths.stack import autocasts
 from moezoo.moe.types import Routing
 
@@ -25,7 +25,7 @@ def init_linear_(weight: Tensor, bias: Tensor | None) -> None:
         nn.init.zeros_(bias)
 
 
-class StackedMLP(Experts):
+class StackedMLP(KeepsPacks, Experts):
     """``w_out act(w_in x + b_in) + b_out`` per expert.
 
     Args:
@@ -67,21 +67,6 @@ class StackedMLP(Experts):
                 "layer under torch.autocast."
             )
         return RUN[plan.path](x_ND, plan, self.stack())
-
-    # What changes the weights, or says that they will change, frees their second copy.
-
-    def train(self, mode: bool = True):
-        if mode:
-            self.packs.drop()
-        return super().train(mode)
-
-    def _apply(self, fn, recurse=True):
-        self.packs.drop()
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self.packs.drop()
-        super()._load_from_state_dict(*args, **kwargs)
 
     def flops(self, rows: Sequence[int]) -> int:
         return 2 * sum(rows) * (self.w_in[0].numel() + self.w_out[0].numel())

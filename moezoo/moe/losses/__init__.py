@@ -1,7 +1,8 @@
 """Auxiliary losses: functions of a :class:`~moezoo.moe.types.Routing`, float32 scalars, zero for no tokens.
 
 They never see a module. The gradient flows through the router's probabilities and logits only, but for the losses on
-the experts' outputs, which are given these too.
+the experts' outputs, which are given these too. Those on how evenly the experts are used are, of a routing with groups,
+the mean over its groups; those that are means over tokens stay what they are.
 """
 
 from collections.abc import Callable

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from moezoo.moe.checks import check_probability
+from moezoo.moe.checks import check_bool, check_probability
+from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import (
     assigned_share,
     has_tokens,
@@ -16,7 +18,8 @@ from moezoo.moe.losses.shares import (
 from moezoo.moe.types import Routing
 
 
-def load_balancing_loss(routing: Routing, normalize_by_k: bool = True) -> Tensor:
+@over_groups
+def load_balancing_loss(routing: Routing, normalize_by_k: bool = True, first_choice: bool = False) -> Tensor:
     """``E * sum_i f_i P_i`` (Fedus et al. 2021, "Switch Transformers", eq. 4-6).
 
     ``f_i`` is the share of assignments that chose expert i, dropped ones included, and ``P_i`` the mean probability of
@@ -26,11 +29,21 @@ def load_balancing_loss(routing: Routing, normalize_by_k: bool = True) -> Tensor
         routing: T tokens and their assignments, T * K for plain top-k.
         normalize_by_k: ``f`` sums to one (DeepSpeed, MegaBlocks, Tutel); otherwise to the assignments per token, which
             is K (transformers, flaxformer).
+        first_choice: ``f_i`` is the share of tokens whose most probable expert is i, however many they have (Lepikhin
+            et al. 2020, "GShard", algorithm 1; V-MoE's ``gshard`` loss).
+
+    Raises:
+        ConfigError: ``first_choice`` is neither ``True`` nor ``False``.
     """
+    if check_bool("first_choice", first_choice):
+        best_T = routing.probs.detach().sort(dim=-1, descending=True, stable=True).indices[:, 0]
+        first_TE = torch.nn.functional.one_hot(best_T, routing.num_experts).to(routing.probs.dtype)
+        return routing.num_experts * (token_mean(first_TE.sum(0), routing) * mean_probs(routing)).sum()
     f_E = assigned_share(routing) if normalize_by_k else token_mean(routing.counts(dropped=True), routing)
     return routing.num_experts * (f_E * mean_probs(routing)).sum()
 
 
+@over_groups
 def importance_loss(routing: Routing) -> Tensor:
     """Squared coefficient of variation of the summed noise-free probabilities (Riquelme et al. 2021, "V-MoE", A.2).
 
@@ -39,6 +52,7 @@ def importance_loss(routing: Routing) -> Tensor:
     return squared_variation(token_sum(routing.clean_logits.softmax(-1).sum(0), routing))
 
 
+@over_groups
 def load_variance_loss(routing: Routing, target: float | None = None) -> Tensor:
     """``mean_i (P_i - target)^2``, the squared deviation of the experts' mean probability from a target.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from moezoo.moe.checks import check_positive
+from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import entropy, has_tokens, mean_probs, token_mean
 from moezoo.moe.types import Routing
 
@@ -14,6 +15,7 @@ def local_entropy_loss(routing: Routing) -> Tensor:
     return token_mean(entropy(routing.probs).sum(), routing)
 
 
+@over_groups
 def global_entropy_loss(routing: Routing, threshold: float | None = None) -> Tensor:
     """``-H(P)`` of the mean probabilities P: small when the experts are used evenly. From -log E to 0.
 

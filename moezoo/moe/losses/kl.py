@@ -7,12 +7,14 @@ import math
 from torch import Tensor
 
 from moezoo.moe.checks import check_choice
+from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import assigned_share, entropy, mean_probs, token_sum
 from moezoo.moe.types import Routing
 
 KINDS = ("soft", "hard")
 
 
+@over_groups
 def kl_balance_loss(routing: Routing, kind: str = "soft") -> Tensor:
     """``KL(usage || uniform) = log E - H(usage)``: 0 for an even usage, log E for one expert.
 

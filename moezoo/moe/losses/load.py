@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.checks import check_positive
+from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import squared_variation, token_mean
 from moezoo.moe.types import Routing
 
 
+@over_groups
 def load_loss(routing: Routing, noise_std: float | None = None) -> Tensor:
     """Squared coefficient of variation of the experts' expected load (Riquelme et al. 2021, "V-MoE", A.2).
 

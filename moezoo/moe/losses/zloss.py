@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from moezoo.moe.checks import check_choice
+from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import mean_probs, token_mean
 from moezoo.moe.types import Routing
 
@@ -16,6 +17,7 @@ def router_z_loss(routing: Routing) -> Tensor:
     return token_mean(routing.clean_logits.logsumexp(-1).square().sum(), routing)
 
 
+@over_groups
 def prob_sq_loss(routing: Routing) -> Tensor:
     """``E * mean_i(P_i^2)``, the summed squares of the experts' mean probabilities.
 

@@ -1,4 +1,4 @@
-"""The weights of experts in the layout that oneDNN computes in, reordered once and kept beside the parameters.
+"""The weights of experts and MLP gates in the layout that oneDNN computes in, reordered once and kept beside them.
 
 The kept copies are as large as the weights themselves; :func:`packed_bytes` says how large they are, and
 :func:`set_packing` turns them off. They follow every change of a weight that torch counts (optimisers, ``copy_``,
@@ -40,8 +40,8 @@ class PackCache:
         """Of the copies held now."""
         return sum(packed.nbytes for packed in self._packed)
 
-    def get(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each expert ``w_in, b_in, w_out, b_out`` in ``dtype``, the matrices reordered."""
+    def get(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+        """Of each expert its share of ``weights``, which are stacks, in ``dtype``, the matrices reordered."""
         # Other threads may do the same: they read and replace the whole, never a part.
         current = tuple(packed for packed in self._packed if packed.is_of(weights))
         found = next((packed for packed in current if packed.dtype == dtype), None)
@@ -58,6 +58,25 @@ class PackCache:
         fresh = PackCache()
         fresh.on = self.on
         return fresh.__dict__
+
+
+class KeepsPacks(nn.Module):
+    """A module with a :class:`PackCache`, freed by what changes the weights, or says that they will change."""
+
+    packs: PackCache
+
+    def train(self, mode: bool = True):
+        if mode:
+            self.packs.drop()
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        self.packs.drop()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self.packs.drop()
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 def packed_bytes(model: nn.Module) -> int:
@@ -97,9 +116,9 @@ class _Packed:
         self._seen = [(weakref.ref(w), w.data_ptr(), w._version) for w in weights]
         self.dtype = dtype
         self.nbytes = sum(w.numel() * dtype.itemsize for w in weights)
-        w_in, b_in, w_out, b_out = (w.detach().to(dtype) for w in weights)
+        stacks = [w.detach().to(dtype) for w in weights]
         self.experts = [
-            (_reorder(w_in[e]), b_in[e].clone(), _reorder(w_out[e]), b_out[e].clone()) for e in range(len(w_in))
+            tuple(_reorder(w[e]) if w.dim() > 2 else w[e].clone() for w in stacks) for e in range(len(stacks[0]))
         ]
 
     def is_of(self, weights: tuple[Tensor, ...]) -> bool:

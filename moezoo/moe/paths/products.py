@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,30 +23,55 @@ def one_dnn(x: Tensor) -> bool:
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-FEW = 8
-"""Rows up to which a BLAS is the faster one after all."""
+ENOUGH = 2**21
+"""Multiply-adds from which oneDNN pays: a call of it costs some microseconds more than one of a BLAS."""
+
+LEAST_ROWS = 8
+"""Fewer rows count as so many: their product waits for the weight, which oneDNN reads faster."""
+
+VERY_FEW = 4
+"""Rows up to which a CPU is fastest at the transposed product."""
 
 
 def inferred(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.linear`` of ``x`` (R, I), by oneDNN where no gradient is wanted and nothing but numbers is computed."""
-    plain = type(x) is Tensor and type(weight) in (Tensor, Parameter) and x.dtype == weight.dtype
-    plain = plain and not torch._C._are_functorch_transforms_active()
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not plain or len(x) < FEW or not one_dnn(x):
-        return F.linear(x, weight, bias)
-    if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or not has_values(x):
-        return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """``F.linear`` of ``x`` (R, I), by oneDNN where that pays and :func:`infers`, and where the weight is packed."""
+    packed = type(weight) is Tensor and weight.is_mkldnn
+    if packed or (infers(x, weight) and pays(len(x), weight)):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
-VERY_FEW = 4
-"""Rows up to which a CPU is faster at the transposed product."""
+def infers(x: Tensor, weight: Tensor) -> bool:
+    """Whether no gradient is wanted and nothing but numbers is computed, of a dtype that torch leaves to a BLAS."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not one_dnn(x) or x.dtype != weight.dtype:
+        return False
+    if type(x) is not Tensor or type(weight) not in (Tensor, Parameter) or not has_values(x):
+        return False
+    return not (
+        torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active()
+    )
 
 
-def product(x_ECD: Tensor, weight_EHD: Tensor, bias_EH: Tensor) -> Tensor:
-    """(E, C, H): each expert's linear map of its C rows."""
-    if not torch.compiler.is_compiling() and x_ECD.device.type == "cpu" and x_ECD.shape[1] <= VERY_FEW:
+def pays(rows: int, weight: Tensor) -> bool:
+    """Whether oneDNN is the faster library at the product of so many rows with ``weight`` (…, O, I)."""
+    return rows > 0 and max(rows, LEAST_ROWS) * weight.shape[-2] * weight.shape[-1] >= ENOUGH
+
+
+def product(x_ECD: Tensor, weight_EHD: Tensor | tuple[Tensor, ...], bias_EH: Tensor) -> Tensor:
+    """(E, C, H): each expert's linear map of its C rows, by a stack or by packed matrices."""
+    if isinstance(weight_EHD, tuple):
+        return _one_by_one(x_ECD, weight_EHD, bias_EH)
+    C = x_ECD.shape[1]
+    if not torch.compiler.is_compiling() and x_ECD.device.type == "cpu" and C <= VERY_FEW:
         return torch.baddbmm(bias_EH[..., None], weight_EHD, x_ECD.transpose(1, 2)).transpose(1, 2)
+    if infers(x_ECD, weight_EHD) and pays(C, weight_EHD):
+        return _one_by_one(x_ECD, weight_EHD.unbind(0), bias_EH)
     return torch.baddbmm(bias_EH[:, None], x_ECD, weight_EHD.transpose(1, 2))
+
+
+def _one_by_one(x_ECD: Tensor, weights: Sequence[Tensor], bias_EH: Tensor) -> Tensor:
+    each = zip(x_ECD.unbind(0), weights, bias_EH.unbind(0), strict=True)
+    return torch.stack([torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "") for x, w, b in each])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from moezoo.errors import ConfigError
 from moezoo.moe.arguments import check_arguments, own_arguments
+from moezoo.moe.dispatch.capacity_rules import CapacityRule
 from moezoo.moe.routers.adaptive import AdaptiveRouter, step_routers
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.softmax_topk import SoftmaxTopKRouter
@@ -40,7 +42,9 @@ for _name, _class in {
     "shazeer_topk": "ShazeerTopKRouter",
     "sigmoid_bias": "SigmoidBiasRouter",
     "soft": "SoftRouter",
+    "sphero": "SpheroRouter",
     "threshold": "ThresholdRouter",
+    "top_fraction": "TopFractionRouter",
     "top_p": "TopPRouter",
 }.items():
     routers.add(_name, f"moezoo.moe.routers.{_name}:{_class}")
@@ -52,7 +56,7 @@ def register_router(name: str) -> Callable[[C], C]:
     """Class decorator: ``@register_router("mine") class Mine(Router)`` makes ``MoELayer(router="mine")`` work.
 
     The class is called as ``cls(dim, num_experts, top_k=…, normalize=…, capacity_factor=…, **router_args)``, with
-    ``capacity_rule=…`` too where a layer is given one.
+    ``capacity_rule=…``, ``eval_capacity_factor=…`` and ``group_size=…`` too where a layer is given them.
     """
     return routers.register(name)
 
@@ -62,7 +66,9 @@ def build_router(
     dim: int,
     num_experts: int,
     *,
-    capacity_rule: str = "gshard",
+    capacity_rule: str | CapacityRule = "gshard",
+    eval_capacity_factor: float | None = None,
+    group_size: int | None = None,
     router_args: Mapping[str, Any] | None = None,
     **shared: Any,
 ) -> Router:
@@ -70,13 +76,20 @@ def build_router(
 
     Raises:
         UnknownModelError: No router has this name.
-        ConfigError: ``router_args`` names an argument that this router does not have, or a value is out of range.
+        ConfigError: This router does not have an argument that is given, or a value is out of range.
     """
     cls = routers.get(name)
-    if capacity_rule != "gshard":  # the default is not handed on, for routers written without this argument
-        shared["capacity_rule"] = capacity_rule
+    # Defaults are not handed on, for routers written without these arguments.
+    given: dict[str, Any] = {"eval_capacity_factor": eval_capacity_factor, "group_size": group_size}
+    given = {argument: value for argument, value in given.items() if value is not None}
+    if capacity_rule != "gshard":
+        given["capacity_rule"] = capacity_rule
+    takes = own_arguments(cls, ())
+    for argument, value in given.items():
+        if argument not in takes:
+            raise ConfigError(f"{argument}={value!r} is not allowed: router {name!r} has no such argument.")
     own = check_arguments("router_args", f"router {name!r}", router_args, own_arguments(cls, _GIVEN))
-    return cls(dim, num_experts, **shared, **own)
+    return cls(dim, num_experts, **shared, **given, **own)
 
 
 __all__ = [

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError, InputError, NonFiniteError
-from moezoo.moe.checks import check_choice, check_int, check_positive
-from moezoo.moe.dispatch.capacity import CAPACITY_RULES, apply_capacity
+from moezoo.moe.checks import check_int, check_positive
+from moezoo.moe.dispatch.capacity import apply_capacity, expert_capacity
+from moezoo.moe.dispatch.capacity_rules import CapacityRule, check_rule, takes_factor
 from moezoo.moe.ranks import Ranks
 from moezoo.moe.types import Routing, has_values
 
@@ -30,11 +31,17 @@ class Router(nn.Module, ABC):
         capacity_factor: ``None`` is dropless. Otherwise an expert takes at most as many assignments as
             ``capacity_rule`` says and the rest are dropped.
         capacity_rule: ``gshard`` (``ceil(capacity_factor * T * K / E)``), ``vmoe``, ``tutel``, ``megablocks`` or
-            ``lucidrains``: see :data:`~moezoo.moe.dispatch.capacity.CAPACITY_RULES`.
+            ``lucidrains``: see :data:`~moezoo.moe.dispatch.capacity_rules.CAPACITY_RULES`. Or an object that is called
+            as ``rule(num_tokens, top_k, num_experts, factor)``, such as a ``RoundedCapacity``; a ``FixedCapacity`` goes
+            without a factor.
+        eval_capacity_factor: The factor in evaluation; ``None`` means the same.
+        group_size: So many neighbouring tokens of the flattened batch share the capacity of an expert, and the losses
+            are the mean over these groups. The last group may be smaller, with a capacity of its own size. ``None``
+            makes one group of all tokens.
 
     Raises:
-        ConfigError: An argument is out of range, ``normalize=True`` with ``top_k=1``, or a ``capacity_rule`` without a
-            ``capacity_factor``.
+        ConfigError: An argument is out of range, ``normalize=True`` with ``top_k=1``, a factor or a ``capacity_rule``
+            has no effect, or a group leaves an expert no capacity.
     """
 
     priority = "choice"
@@ -68,7 +75,9 @@ class Router(nn.Module, ABC):
         top_k: int = 1,
         normalize: bool | None = None,
         capacity_factor: float | None = None,
-        capacity_rule: str = "gshard",
+        capacity_rule: str | CapacityRule = "gshard",
+        eval_capacity_factor: float | None = None,
+        group_size: int | None = None,
     ):
         super().__init__()
         self.dim = check_int("dim", dim, low=1)
@@ -83,14 +92,39 @@ class Router(nn.Module, ABC):
             )
         self.normalize = top_k > 1 if normalize is None else normalize
         self.capacity_factor = None if capacity_factor is None else check_positive("capacity_factor", capacity_factor)
-        self.capacity_rule = check_choice("capacity_rule", capacity_rule, CAPACITY_RULES)
-        if capacity_factor is None and capacity_rule != "gshard":
-            raise ConfigError(f"capacity_rule={capacity_rule!r} does nothing without a capacity_factor.")
+        self.eval_capacity_factor = (
+            None if eval_capacity_factor is None else check_positive("eval_capacity_factor", eval_capacity_factor)
+        )
+        self.capacity_rule = check_rule(capacity_rule)
+        _check_factors(self)
+        self.group_size = None if group_size is None else check_int("group_size", group_size, low=1)
+        self._check_group()
+
+    @property
+    def limited(self) -> bool:
+        """Whether experts have a capacity."""
+        return self.capacity_factor is not None or not takes_factor(self.capacity_rule)
+
+    def capacity(self, num_tokens: int, training: bool | None = None) -> int:
+        """What one expert takes of a group of ``num_tokens`` tokens, in training or in evaluation (as it is now).
+
+        Only where experts are :attr:`limited`.
+        """
+        return expert_capacity(num_tokens, self.top_k, self.num_experts, self._factor(training), self.capacity_rule)
+
+    def _factor(self, training: bool | None = None) -> float | None:
+        training = self.training if training is None else training
+        return self.capacity_factor if training or self.eval_capacity_factor is None else self.eval_capacity_factor
+
+    def _check_group(self) -> None:
+        if self.limited and self.group_size is not None:
+            for training in (True, False):
+                self.capacity(self.group_size, training)
 
     @property
     def keeps_samples_whole(self) -> bool:
         """Whether all tokens of a sample get the same experts, and none of them is dropped."""
-        return self.top_k == self.num_experts and self.capacity_factor is None and not self.mixes_tokens
+        return self.top_k == self.num_experts and not self.limited and not self.mixes_tokens
 
     @abstractmethod
     def route(self, x_TD: Tensor) -> Routing:
@@ -110,10 +144,15 @@ class Router(nn.Module, ABC):
 
     def limit(self, routing: Routing) -> Routing:
         """``routing`` with the assignments marked as dropped that exceed the capacity."""
-        if self.capacity_factor is None:
+        if not self.limited:
             return routing
         return apply_capacity(
-            routing, self.capacity_factor, top_k=self.top_k, rule=self.capacity_rule, priority=self.priority
+            routing,
+            self._factor(),
+            top_k=self.top_k,
+            rule=self.capacity_rule,
+            priority=self.priority,
+            group_size=self.group_size,
         )
 
     def forward(
@@ -155,7 +194,11 @@ class Router(nn.Module, ABC):
                     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "
                     "(check the batch and the learning rate). Nothing was changed by this step."
                 )
-            return self.limit(dataclasses.replace(routing, samples=samples, token_type=token_type, ranks=self.ranks))
+            return self.limit(
+                dataclasses.replace(
+                    routing, samples=samples, token_type=token_type, ranks=self.ranks, group_size=self.group_size
+                )
+            )
 
     def _checks(self) -> bool:
         return self.training and self.refuses_nonfinite and not torch.compiler.is_compiling()
@@ -176,6 +219,7 @@ class Router(nn.Module, ABC):
         if num_experts < self.top_k:
             raise ConfigError(f"{num_experts} experts are too few: the router gives a token top_k={self.top_k}.")
         self.num_experts = num_experts
+        self._check_group()
 
     def flops(self, routing: Routing) -> int:
         """FLOPs (2 x multiply-adds of the matrix products) of making ``routing``: each matrix once per token."""
@@ -201,6 +245,21 @@ def first_choices(score_TE: Tensor, top_k: int) -> Tensor:
 def shares(weight_TK: Tensor) -> Tensor:
     """Each token's weights divided by their sum; where that is zero they stay zero."""
     return weight_TK / weight_TK.sum(-1, keepdim=True).clamp_min(torch.finfo(weight_TK.dtype).tiny)
+
+
+def _check_factors(router: Router) -> None:
+    """Refuse a factor, or a rule, that has no effect."""
+    factor, rule = router.capacity_factor, router.capacity_rule
+    if not takes_factor(rule):
+        for name in ("capacity_factor", "eval_capacity_factor"):
+            if getattr(router, name) is not None:
+                raise ConfigError(f"{name}={getattr(router, name)!r} does nothing with capacity_rule={rule!r}.")
+    elif factor is None and rule != "gshard":
+        raise ConfigError(f"capacity_rule={rule!r} does nothing without a capacity_factor.")
+    elif factor is None and router.eval_capacity_factor is not None:
+        raise ConfigError(
+            f"eval_capacity_factor={router.eval_capacity_factor!r} does nothing without a capacity_factor."
+        )
 
 
 def _check_available(available_TE: Tensor) -> None:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.moe.checks import check_int, check_positive, check_probability
-from moezoo.moe.paths.products import inferred
+from moezoo.moe.paths.packs import KeepsPacks, PackCache, can_pack
+from moezoo.moe.paths.products import VERY_FEW, inferred, infers, pays
 
 
-class GateLayer(nn.Module):
+class GateLayer(KeepsPacks):
     """``dropout(gelu(norm(W x + b)))`` of each of G gates: (G, T, D), or (T, D) for all alike, to (G, T, H)."""
 
     def __init__(self, gates: int, in_dim: int, out_dim: int, dropout: float):
@@ -23,9 +24,10 @@ class GateLayer(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(gates, out_dim))
         self.norm_bias = nn.Parameter(torch.zeros(gates, out_dim))
         nn.init.uniform_(self.weight, -(in_dim**-0.5), in_dim**-0.5)
+        self.packs = PackCache()
 
     def forward(self, x: Tensor) -> Tensor:
-        h_GTH = gate_product(x, self.weight, self.bias)
+        h_GTH = self._packed(x) if self._can_pack(x) else gate_product(x, self.weight, self.bias)
         shape = h_GTH.shape[-1:]
         if len(self.weight) == 1:
             h_GTH = F.layer_norm(h_GTH, shape, self.norm_weight[0].to(x.dtype), self.norm_bias[0].to(x.dtype))
@@ -34,6 +36,17 @@ class GateLayer(nn.Module):
             h_GTH = torch.addcmul(shift, F.layer_norm(h_GTH, shape), scale)
         h_GTH = F.gelu(h_GTH)
         return F.dropout(h_GTH, self.dropout) if self.training else h_GTH
+
+    def _can_pack(self, x: Tensor) -> bool:
+        """Whether one gate is computed as experts are whose weights are kept reordered, and that pays."""
+        if len(self.weight) > 1 or self.training or not self.packs.on or not infers(x, self.weight):
+            return False
+        rows = x.shape[-2]
+        return rows > VERY_FEW and pays(rows, self.weight) and can_pack(x.device, x.dtype, (self.weight, self.bias))
+
+    def _packed(self, x: Tensor) -> Tensor:
+        ((weight, bias),) = self.packs.get((self.weight, self.bias), x.dtype)
+        return inferred(x.reshape(-1, x.shape[-1]), weight, bias)[None]
 
 
 def gate_product(x: Tensor, weight_GHD: Tensor, bias_GH: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class PerImageRouter(Router):
 
     @property
     def keeps_samples_whole(self) -> bool:
-        return self.capacity_factor is None
+        return not self.limited
 
     def route(self, x_TD: Tensor) -> Routing:
         return self.route_samples(x_TD, 1, None)

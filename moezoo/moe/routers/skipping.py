@@ -64,7 +64,7 @@ class SkippingRouter(Router):
     def mixture(self, logits_TE: Tensor, probs_TE: Tensor, available_TE: Tensor | None = None) -> Routing:
         """The routing by ``probs_TE``, which are zero where an expert is not available."""
         skips = self.skips and not self.training
-        if not skips and available_TE is None and self.capacity_factor is None:
+        if not skips and available_TE is None and not self.limited:
             return Routing.of_all(probs_TE, logits_TE)
         chosen_TE = torch.ones_like(probs_TE, dtype=torch.bool) if available_TE is None else available_TE
         if skips:

@@ -19,6 +19,7 @@ from router_cases import (
     MIXING,
     NAMES,
     NO_DENSE_LIMIT,
+    SCORED,
     SPLIT,
     build,
     choices,
@@ -50,7 +51,7 @@ def drawn(name, case, **args):
 
 def test_every_built_in_router_is_covered():
     built_in = {name for name in routers if routers.get(name).__module__.startswith("moezoo.moe.routers.")}
-    assert built_in == {registered(name) for name in CASES}
+    assert built_in == {registered(name) for name in CASES} | SCORED
 
 
 @every_router
@@ -202,7 +203,7 @@ def test_equal_scores_go_to_the_lowest_index(name):
         for parameter in layer.router.parameters():
             torch.nn.init.zeros_(parameter)
     special = {"relu": [], "expert_choice": None, "score_threshold": [0]}
-    for router in ("dense_softmax", "hierarchical", "mlp_gate", "soft"):
+    for router in ("dense_softmax", "hierarchical", "mlp_gate", "soft", "sphero"):
         special[router] = [0, 1, 2, 3]
     for router in ("complexity", "complexity_in_order"):  # halfway between two and four
         special[router] = [0, 1, 2]

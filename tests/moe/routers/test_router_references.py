@@ -91,6 +91,22 @@ def soft(router, token):
     return {e: sum(probs[e * 2 : e * 2 + 2]) for e in range(E)}
 
 
+def layer_norm(vector, norm):
+    mean = sum(vector) / len(vector)
+    std = math.sqrt(sum((v - mean) ** 2 for v in vector) / len(vector) + norm.eps)
+    return [(v - mean) / std * w + b for v, w, b in zip(vector, matrix(norm.weight), matrix(norm.bias), strict=True)]
+
+
+@per_token
+def sphero(router, token):
+    key = [k + b for k, b in zip(product(matrix(router.key.weight), token), matrix(router.key.bias), strict=True)]
+    columns = [row for expert in matrix(router.phi.permute(1, 2, 0)) for row in expert]
+    normed = [layer_norm(row, router.query_norm) for row in columns]
+    queries = [[v / math.sqrt(sum(u * u for u in row) + 1e-6) for v in row] for row in normed]
+    probs = naive_softmax([z / math.exp(router.log_temperature.item()) for z in product(queries, key)])
+    return {e: sum(probs[e * 2 : e * 2 + 2]) for e in range(E)}
+
+
 @per_token
 def relu(router, token):
     return {e: z for e, z in enumerate(product(matrix(router.weight), token)) if z > 0}
@@ -144,6 +160,7 @@ REFERENCES: dict[str, Callable[..., Weights]] = {
     "sigmoid_bias": sigmoid_bias,
     "soft": soft,
     "softmax_topk": linear(True),
+    "sphero": sphero,
     "threshold": threshold,
     "top_p": top_p,
 }

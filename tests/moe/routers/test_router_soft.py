@@ -300,10 +300,10 @@ def test_exported_it_follows_other_batches_and_lengths():
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"top_k": 2}, "top_k=2 is not allowed: router 'soft' uses all 4 experts"),
+        ({"top_k": 2}, "top_k=2 is not allowed: SoftRouter uses all 4 experts"),
         ({"normalize": False}, "normalize=False is not allowed"),
         ({"capacity_factor": 1.0}, "capacity_factor=1.0 is not allowed.*num_slots"),
-        ({"capacity_rule": "vmoe"}, "capacity_rule='vmoe' is not allowed: router 'soft' has no capacity.*num_slots"),
+        ({"capacity_rule": "vmoe"}, "capacity_rule='vmoe' is not allowed: SoftRouter has no capacity.*num_slots"),
         ({"router_args": {"num_slots": 0}}, "num_slots=0 is not allowed: it must be a whole number of at least 1"),
         ({"router_args": {"num_slots": None}}, "num_slots=None"),
         ({"router_args": {"num_slot": 2}}, "Did you mean: num_slots"),
