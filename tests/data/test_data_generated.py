@@ -15,6 +15,7 @@ from moezoo.data.captioned import shuffled_captions
 from moezoo.data.generated import trispectral_figures
 from moezoo.data.generated.scenes import COLOURS, KINDS, PLACES, SWAY, Scene, Shape, combinations
 from moezoo.data.generated.trispectral_figures import CUES
+from moezoo.data.generated.trispectral_patchwork import PATTERNS
 from moezoo.errors import ConfigError, DataError
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
@@ -298,6 +299,36 @@ def test_weaves_are_as_deep_as_asked_in_each_spectrum():
     for bad in ((22, 22), (22, 46, 22), (-1, 0, 0)):
         with pytest.raises(ConfigError, match="depths"):
             load_dataset("trispectral", depths=bad)
+
+
+def test_a_patchwork_shows_its_cue_to_squares_and_neither_to_a_patch_nor_to_the_whole_picture():
+    splits = load_dataset("trispectral", patchwork=20, noise=0, depths=(0, 0, 0), **MANY, **NATIVE)
+    images, levels = seen(splits)
+    levels = levels["nir_coarse"]
+    cells = images[:, 1, 0].reshape(len(images), 16, 8, 8, 8).transpose(0, 1, 3, 2, 4)
+    shares = np.einsum("nrcyx,pyx->nrcp", cells, PATTERNS) / 64
+    shares -= shares.mean(0)  # the figure is the same in all
+    squares = shares.reshape(-1, 4, 4, 2, 4, 4).mean((2, 4))
+    by_square = np.abs(squares).mean((1, 2))
+    assert probe(by_square, levels) > 0.95
+    assert probe(np.abs(shares).mean((1, 2)), levels) < 0.4  # of four levels
+    assert probe(np.abs(shares.mean((1, 2))), levels) < 0.4
+    for bad in (-1, 26):
+        with pytest.raises(ConfigError, match=f"patchwork={bad}.0 is not allowed"):
+            load_dataset("trispectral", patchwork=bad)
+
+
+def test_pictures_without_a_patchwork_stay_as_recorded_results_saw_them():
+    splits = load_dataset("trispectral", input_size=(3, 128, 64))
+    rgb, nir, tir = splits.query.read(splits.query.items[7])
+    places = [(32, 20), (32, 55), (30, 99), (5, 5)]
+    found = [[list(rgb.getpixel(p)), nir.getpixel(p), tir.getpixel(p)] for p in places]
+    assert found == [
+        [[161, 156, 178], 164, 127],
+        [[38, 138, 86], 100, 146],
+        [[61, 72, 56], 92, 122],
+        [[21, 35, 25], 59, 67],
+    ]
 
 
 def test_a_cue_that_is_left_out_says_nothing_of_the_identity():

@@ -3,7 +3,8 @@
 Each spectrum has a coarse cue (what a large part of the figure is like) and a fine one (a weave of three or five
 pixels, whose mean is that of the coarse cue). A cue has four levels, drawn for each identity and independent of the
 others; one that is not among ``cues`` changes from image to image and says nothing. So a model's use of a spectrum
-or a scale can be measured: leave one cue, and see whether identities are still found.
+or a scale can be measured: leave one cue, and see whether identities are still found. Small parts of a figure show its
+coarse cues too; with a ``patchwork`` they do not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from moezoo.data.generated.canvas import check_at_least, check_share
-from moezoo.data.generated.trispectral_figures import CUES, DEPTHS, LEVELS, MAX_DEPTH, FigurePainter
+from moezoo.data.generated.trispectral_figures import CUES, DEPTHS, LEVELS, MAX_DEPTH, MAX_PATCHWORK, FigurePainter
 from moezoo.data.options import PlainInput
 from moezoo.data.reid.scan import REID_AUGMENTATION, REID_INPUT, SPECTRA
 from moezoo.data.reid.splits import ReidImages, ReidPart, ReidSplits, Sighting
@@ -44,6 +45,7 @@ def load_trispectral(
     cues: tuple[str, ...] = CUES,
     noise: float = 0.03,
     depths: tuple[float, float, float] = DEPTHS,
+    patchwork: float = 0.0,
     seed: int = 0,
     input: PlainInput = REID_INPUT,
     augmentation: ReidAugmentation = REID_AUGMENTATION,
@@ -63,6 +65,9 @@ def load_trispectral(
         noise: Standard deviation of the noise, of a range of 1.
         depths: Of the weaves in RGB, NIR and TIR: by how much a stripe is brighter or darker than the mean, of a range
             of 255. The fainter a weave is, the less its spectrum says.
+        patchwork: Above 0 the coarse cues are no colour, brightness or warmth, but how patches of 8 pixels lie: which
+            of four patterns of theirs keeps its sign over squares of 32 pixels. This is the contrast of each pattern,
+            of a range of 255. Neither a patch nor the mean of the picture then shows a coarse cue.
         seed: Of identities and images.
         input: What the model takes.
         augmentation: For training images.
@@ -76,8 +81,13 @@ def load_trispectral(
             f"depths={list(depths)} is not allowed: it must be {len(SPECTRA)} numbers in 0 to {MAX_DEPTH:g}, one for "
             f"each of {', '.join(SPECTRA)}; more would be cut off."
         )
+    if not 0 <= patchwork <= MAX_PATCHWORK:
+        raise ConfigError(
+            f"patchwork={patchwork!r} is not allowed: it must be from 0 (none) to {MAX_PATCHWORK:g}; more would be cut "
+            "off."
+        )
     number = train_identities + test_identities + val_identities
-    painter = _painter(tuple(cues), number, noise, tuple(depths), seed)
+    painter = _painter(tuple(cues), number, noise, tuple(depths), patchwork, seed)
 
     def images(identities: range, place: int, takes: range, augmented: bool = False) -> TrispectralImages:
         """``place``: of the part among train, test and validation."""
@@ -108,8 +118,10 @@ def load_trispectral(
 
 
 @lru_cache(maxsize=1)  # to paint costs more than to train on it: many short trainings share one painter
-def _painter(cues: tuple[str, ...], number: int, noise: float, depths: tuple[float, ...], seed: int) -> FigurePainter:
-    return FigurePainter(_codes(cues, number, seed), noise, seed, depths)
+def _painter(
+    cues: tuple[str, ...], number: int, noise: float, depths: tuple[float, ...], patchwork: float, seed: int
+) -> FigurePainter:
+    return FigurePainter(_codes(cues, number, seed), noise, seed, depths, patchwork)
 
 
 def _codes(cues: Sequence[str], number: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moezoo.data.generated.canvas import image_stream
+from moezoo.data.generated.trispectral_patchwork import patchwork
 
 HEIGHT, WIDTH = 128, 64
 LEVELS = 4
@@ -26,6 +27,10 @@ DEPTHS = (22.0, 22.0, 22.0)
 """By how much a stripe of each spectrum is brighter or darker than the mean, unless said otherwise."""
 MAX_DEPTH = 45.0
 """With more, stripes on the brightest clothes would be cut off, which changes their mean."""
+MAX_PATCHWORK = 25.0
+"""With more, patches on the body would be cut off."""
+PLAIN = 110.0
+"""The body where a patchwork has the coarse cue."""
 REMEMBERED = 4096
 """Sightings whose pictures are kept as bytes, 41 kB each: 168 MB at most."""
 
@@ -38,10 +43,11 @@ class FigurePainter:
     noise: float
     seed: int
     depths: tuple[float, ...] = DEPTHS
+    patchwork: float = 0.0
     painted: dict[tuple[int, int, int], tuple[np.ndarray, ...]] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker paints for itself
-        return FigurePainter, (self.codes, self.noise, self.seed, self.depths)
+        return FigurePainter, (self.codes, self.noise, self.seed, self.depths, self.patchwork)
 
     def levels(self, item: tuple[int, int, int]) -> np.ndarray:
         return self._levels(item, self._stream(item))
@@ -67,15 +73,16 @@ class FigurePainter:
         levels = self._levels(item, rng)
         figure = _Figure(*rng.integers(-3, 4, size=2))
         camera = np.random.default_rng([self.seed, item[1]])  # the same for all its images
-        rgb = self._spectrum(rng, camera, figure, CLOTHES[levels[0]], levels[1], self.depths[0], head=170.0, legs=60.0)
-        nir = self._spectrum(
-            rng, camera, figure, REFLECTANCE[levels[2]], levels[3], self.depths[1], head=180.0, legs=90.0
-        )
+        bodies: list[Any] = [CLOTHES[levels[0]], REFLECTANCE[levels[2]], 110]
         warmth = 80 * np.exp(-(((figure.y - HOT_SPOTS[levels[4]]) ** 2 + (figure.x - 32) ** 2) / (2 * 9.0**2)))
-        tir = self._spectrum(rng, camera, figure, 110, levels[5], self.depths[2], head=110.0, legs=110.0, extra=warmth)
+        if self.patchwork:
+            bodies, warmth = [PLAIN, PLAIN, PLAIN], np.zeros_like(warmth)
+        heads, legs, extras = (170.0, 180.0, 110.0), (60.0, 90.0, 110.0), (0.0, 0.0, warmth)
+        looks = zip(levels[0::2], levels[1::2], self.depths, bodies, heads, legs, extras, strict=True)
+        rgb, nir, tir = (self._spectrum(rng, camera, figure, *look) for look in looks)
         return rgb, nir[..., 0].copy(), tir[..., 0].copy()
 
-    def _spectrum(self, rng, camera, figure, body, weave, depth, *, head, legs, extra=0.0) -> np.ndarray:
+    def _spectrum(self, rng, camera, figure, coarse, weave, depth, body, head, legs, extra) -> np.ndarray:
         """(H, W, 3) bytes. ``body`` is the mean of the upper body, one value or one per channel."""
         picture = np.full((HEIGHT, WIDTH, 3), camera.uniform(25, 60))
         picture[figure.head] = head
@@ -83,6 +90,8 @@ class FigurePainter:
         stripes = depth * figure.stripes(weave, rng)
         picture[figure.body] = np.asarray(body, dtype=float) + stripes[figure.body, None]
         picture += np.broadcast_to(np.asarray(extra), (HEIGHT, WIDTH))[..., None] * figure.all[..., None]
+        if self.patchwork:
+            picture += self.patchwork * patchwork(coarse, HEIGHT, WIDTH, rng)[..., None]
         picture *= camera.uniform(0.92, 1.08) * rng.uniform(0.97, 1.03)
         picture += rng.normal(0, 255 * self.noise, picture.shape)
         return picture.round().clip(0, 255).astype(np.uint8)
