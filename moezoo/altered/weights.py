@@ -14,15 +14,18 @@ from moezoo.moe.routers.gate_layers import GateLayer
 
 FEWEST = 1024
 """Numbers of the smallest weight that becomes int8; a smaller one has nothing to save and decides much."""
+_POSITIONS = ("pos_embed", "position")
+"""What a table of position embeddings (…, D) has in its name."""
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
 
 def quantisable(model: nn.Module) -> dict[str, tuple[nn.Module, str, int]]:
     """By its name, each parameter that may become int8: its module, its name there, and its axes of channels.
 
-    Linear layers, convolutions, embeddings, the packed projection of ``nn.MultiheadAttention``, and every stack
-    (E, out, in, …) of experts. Routers stay as they are: near-ties would flip experts. Only the hidden layers of MLP
-    gates, which may be as large as experts, are stored as int8; they compute in float32 nevertheless.
+    Linear layers, convolutions, embeddings, the packed projection of ``nn.MultiheadAttention``, every stack
+    (E, out, in, …) of experts, and tables of position embeddings, by rows. Routers stay as they are: near-ties would
+    flip experts. Only the hidden layers of MLP gates, which may be as large as experts, are stored as int8; they
+    compute in float32 nevertheless.
     """
     found = {}
     gates = [(path, module) for path, module in model.named_modules() if isinstance(module, GateLayer)]
@@ -40,7 +43,11 @@ def _channel_axes(module: nn.Module, name: str, parameter: Tensor) -> int:
         return 2 if parameter.dim() > 2 else 0
     if isinstance(module, _LAYERS):
         return int(name == "weight")
-    return int(isinstance(module, nn.MultiheadAttention) and name == "in_proj_weight")
+    if isinstance(module, nn.MultiheadAttention):
+        return int(name == "in_proj_weight")
+    # Not biases of an attention's scores, which are as many as heads to a row and decide much.
+    table = any(word in name for word in _POSITIONS) and "bias" not in name
+    return parameter.dim() - 1 if table else 0
 
 
 def outside_routers(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -78,6 +85,13 @@ def int8_weights(model: nn.Module) -> dict[str, Int8Weight]:
         for name, value in vars(module).items()
         if isinstance(value, Int8Weight)
     }
+
+
+def without_replaced(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without int8 numbers in whose place a module put a parameter since, as where it resizes positions."""
+    replaced = [name.removesuffix(VALUES) for name in state if name.endswith(VALUES)]
+    old = {name + end for name in replaced if name in state for end in (VALUES, SCALE)}
+    return {name: value for name, value in state.items() if name not in old}
 
 
 def int8_numbers(model: nn.Module) -> int:

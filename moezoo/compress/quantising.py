@@ -1,4 +1,4 @@
-"""Weights as int8 numbers, of linear layers, convolutions and stacked experts alike."""
+"""Weights as int8 numbers, of linear layers, convolutions, embeddings and stacked experts alike."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def quantize(model: M, mode: str = "int8_dynamic") -> M:
-    """Make the weights of ``model`` int8, in place, by one symmetric scale per output channel (of every expert).
+    """Make the weights of ``model`` int8, in place, by one symmetric scale per output channel (of every expert) or row
+    of a table.
 
     The model is for evaluation from then on: it is put into evaluation mode, nothing of it learns, and a forward pass
     in training mode is an error. :func:`moezoo.save_pretrained` stores it as it is, and ``create_model("local-dir:…",
-    pretrained=True)`` loads it. Norms, biases, position embeddings and weights of less than 1,024 numbers stay as they
-    are, and so do routers, which decide in float32 as ever; of an MLP gate the hidden layers are stored as int8.
+    pretrained=True)`` loads it. Norms, biases and weights of less than 1,024 numbers stay as they are, and so do
+    routers, which decide in float32 as ever; of an MLP gate the hidden layers are stored as int8.
 
     Args:
         model: Any module, before ``torch.compile``.

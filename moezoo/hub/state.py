@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moezoo.altered.weights import without_replaced
 from moezoo.errors import InputError, NonFiniteError
 
 SHOWN = 8
@@ -40,7 +41,7 @@ def portable_state(model: nn.Module) -> dict[str, Tensor]:
         InputError: An entry is not a plain dense tensor with data (extra state, sparse, sharded or meta
             tensors).
     """
-    state = unwrapped(model).state_dict()
+    state = without_replaced(unwrapped(model).state_dict())
     return portable({key.replace("_orig_mod.", ""): value for key, value in state.items()}, "the model's state")
 
 

@@ -170,6 +170,34 @@ def test_routers_stay_float_and_the_stacks_of_experts_do_not(trio):
             assert names.isdisjoint(f"{path}.experts.{name}" for name in large)
 
 
+def test_position_embeddings_are_rounded_row_by_row(trio):
+    model, _, quantised = trio
+    tables = {name: p for name, p in model.named_parameters() if name.endswith(("pos_embed", ".position"))}
+    for small in quantised.values():
+        state = small.state_dict()
+        for name, table in tables.items():
+            values, scale = state[f"{name}_int8"], state[f"{name}_scale"]
+            assert values.dtype == torch.int8
+            assert scale.shape == table.shape[:-1]
+            torch.testing.assert_close(scale, table.detach().abs().amax(-1) / 127)
+            assert ((values * scale[..., None] - table).abs() <= scale[..., None] * 0.501).all()
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224"])
+def test_position_embeddings_of_backbones_are_resampled_and_added_as_before(name):
+    timm = pytest.importorskip("timm")
+    small = {"depth": 1} if name.startswith("vit") else {"depths": (1, 1, 1, 1)}
+    resized = {"img_size": 112, "dynamic_img_size": True} if name.startswith("vit") else {}
+    model = timm.create_model(name, num_classes=0, **small, **resized).eval()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        exact, got = model(images), quantize(copy.deepcopy(model), "int8_weight_only")(images)
+    assert 0 < relative(got, exact) < 0.05
+    names = quantize(model).state_dict()
+    assert ("pos_embed_int8" in names) == name.startswith("vit")
+    assert not any("bias_table_int8" in key for key in names)
+
+
 def test_training_is_a_clear_error_and_nothing_learns(trio):
     _, images, quantised = trio
     small = copy.deepcopy(quantised["int8_dynamic"])
