@@ -23,6 +23,9 @@ from card_tables.configs import config_table
 from card_tables.federated import federated_table
 from card_tables.memory import memory_table, reid_memory_table, saved_table
 from card_tables.models import comparison_table, leakage_table, seeds_table, variants_table
+from card_tables.parity import parity_table
+from card_tables.published import published_table
+from card_tables.recycling import recycling_table
 from card_tables.reid import fusions_table, gate_table
 from card_tables.routed import dial_table, routed_table
 from card_tables.search import edf_table, nas_table
@@ -93,7 +96,7 @@ def source(data: dict[str, Any]) -> str:
         first, *rest = data["seeds"]
         parts.append(f"seeds {first} to {rest[-1]}" if rest else f"seed {first}")
     here = data["machine"]
-    if data["kind"] != "sizes":  # counts are the same everywhere
+    if data["kind"] not in ("sizes", "published"):  # counts are the same everywhere
         parts.append(here["processor"])
         parts += [f"{here[of]} {of if here[of] > 1 else of[:-1]}" for of in ("cores", "threads") if of in here]
     parts += [f"torch {here['torch']}"] if "torch" in here else []
@@ -121,6 +124,9 @@ KINDS = {
     "edf": edf_table,
     "federated": federated_table,
     "nas": nas_table,
+    "parity": parity_table,
+    "published": published_table,
+    "recycling": recycling_table,
 }
 
 

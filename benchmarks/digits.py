@@ -1,8 +1,10 @@
-"""EntityMoE and its dense twin on scikit-learn's digits, over several seeds: accuracy with its spread, and cost.
+"""A model and its dense twin on scikit-learn's digits, over several seeds: accuracy with its spread, and cost.
 
-    python benchmarks/digits.py                # three seeds, about eight minutes on two cores
+    python benchmarks/digits.py                         # EntityMoE, three seeds, about eight minutes on two cores
+    python benchmarks/digits.py --model vmoe/digits     # and soft_moe/digits, a few minutes each
 
-The epoch is chosen on validation images, each model is tested once. Writes ``results/digits.json``.
+The epoch is chosen on validation images, each model is tested once. Writes ``results/digits.json``, or
+``results/vmoe_digits.json`` and so on.
 """
 
 from __future__ import annotations
@@ -23,22 +25,24 @@ from moezoo import measure
 from moezoo.train import resolve_recipe, train_recipe
 from moezoo.train.progress import ProgressBar
 
-NAMES = {"MoE": "entity_moe/digits", "dense twin": "entity_moe/digits.dense"}
+MODEL = "entity_moe/digits"
 BATCH = 32
 
 
 def main(
+    model: Annotated[str, typer.Option(help="the MoE; its dense twin is its variant")] = MODEL,
     seeds: Annotated[int, typer.Option(help="seeds 0 to N-1")] = 3,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated")] = None,
     out: Annotated[Path, typer.Option(help="folder of digits.json")] = RESULTS,
 ) -> None:
     """Train every seed of both models, then time the last pair interleaved."""
     console = Console()
-    accuracy: dict[str, list[float]] = {title: [] for title in NAMES}
+    names = {"MoE": model, "dense twin": f"{model}.dense"}
+    accuracy: dict[str, list[float]] = {title: [] for title in names}
     models = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            for title, name in NAMES.items():
+            for title, name in names.items():
                 recipe = resolve_recipe(name, assignments=[*(set_ or []), f"training.seed={seed}"])
                 run = train_recipe(
                     recipe, Path(folder) / f"{title}-{seed}", observer=ProgressBar(f"{title} {seed}", console)
@@ -48,21 +52,22 @@ def main(
     batch = torch.stack([run.splits.test[i][0] for i in range(BATCH)])
     timing = measure.latency(models, batch, rounds=100, baseline="dense twin")
     found: dict[str, dict[str, Any]] = {}
-    for title, model in models.items():
-        parameters = measure.parameters(model)
+    for title, trained in models.items():
+        parameters = measure.parameters(trained)
         found[title] = {
             "test_accuracy": accuracy[title],
             "parameters": parameters.total,
             "active": parameters.active,
-            "mflops": measure.flops(model, batch).executed / BATCH / 1e6,
+            "mflops": measure.flops(trained, batch).executed / BATCH / 1e6,
             "latency_ratio": timing[title].ratio,
             "latency_quartiles": [timing[title].ratio_low, timing[title].ratio_high],
         }
+    own = model == MODEL
     path = store(
-        "digits",
+        "digits" if own else model.replace("/", "_"),
         "comparison",
         folder=out,
-        command="python benchmarks/digits.py",
+        command=f"python benchmarks/digits.py{'' if own else f' --model {model}'}",
         data="digits",
         images=len(run.splits.test),
         batch=BATCH,

@@ -41,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
         return of_sightings(name)
     if hasattr(moezoo.model_config(name), "budget_target"):
         return on_the_dial(name)
-    if not getattr(moezoo.model_config(name), "model_name", None):
+    if _has_own_bodies(name.partition("/")[0]):
         return beside_twin(name)
     with torch.device("meta"):
         model = moezoo.create_model(name).eval()
@@ -51,7 +51,7 @@ def measure(name: str) -> dict[str, Any]:
     cost, plain_cost = (moezoo.measure.flops(m, images).executed for m in (model, plain))
     return {
         "model": name,
-        "blocks": len(adapters_of(model)),
+        "blocks": len(adapters_of(model)) or sum(isinstance(module, MoELayer) for module in model.modules()),
         "parameters": size.total,
         "active": size.active,
         "backbone_parameters": plain_size.total,
@@ -61,16 +61,14 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def beside_twin(name: str) -> dict[str, Any]:
-    """Counts of one model that reads images and text, and of its dense twin."""
+    """Counts of one model and of its dense twin; where it reads text too, also with a sentence."""
     with torch.device("meta"):
         models = [moezoo.create_model(name, dense=dense).eval() for dense in (False, True)]
         config: Any = models[0].moezoo_config
         images = torch.empty(1, *models[0].pretrained_cfg["input_size"])
-        text = torch.empty(1, config.max_text_len, dtype=torch.int64)
     sizes = [moezoo.measure.parameters(model) for model in models]
     alone = [moezoo.measure.flops(model, images).executed for model in models]
-    told = [moezoo.measure.flops(model, (images, text)).executed for model in models]
-    return {
+    row = {
         "model": name,
         "layers": sum(isinstance(module, MoELayer) for module in models[0].modules()),
         "parameters": sizes[0].total,
@@ -78,9 +76,13 @@ def beside_twin(name: str) -> dict[str, Any]:
         "twin_parameters": sizes[1].total,
         "flops": alone[0],
         "twin_flops": alone[1],
-        "text_flops": told[0],
-        "twin_text_flops": told[1],
     }
+    if not hasattr(config, "max_text_len"):
+        return row
+    with torch.device("meta"):
+        text = torch.empty(1, config.max_text_len, dtype=torch.int64)
+    told = [moezoo.measure.flops(model, (images, text)).executed for model in models]
+    return {**row, "text_flops": told[0], "twin_text_flops": told[1]}
 
 
 def of_sightings(name: str) -> dict[str, Any]:
@@ -127,6 +129,11 @@ def on_the_dial(name: str) -> dict[str, Any]:
         moezoo.set_budget(model, budget)
         row[key] = moezoo.measure.flops(model, images).executed
     return {**row, "plain_flops": moezoo.measure.flops(plain, images).executed}
+
+
+def _has_own_bodies(family: str) -> bool:
+    """Whether some of a family's models stand on no backbone of somebody else: then all are shown beside twins."""
+    return any(not getattr(moezoo.model_config(name), "model_name", None) for name in moezoo.list_models(family=family))
 
 
 def _bare(name: str) -> str:

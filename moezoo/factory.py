@@ -144,11 +144,19 @@ def _load_backbone(model: nn.Module, config: Any, cache_dir: Any, token: Any) ->
     origin = f"backbone:{config.model_name}{tag}"
     model.weights_origin = origin  # type: ignore[assignment]
     log.info(
-        "%s: pretrained weights of the backbone %s%s under a fresh MoE, the identity at step 0",
-        model.moezoo_name,
-        config.model_name,
-        tag,
+        "%s: pretrained weights of the backbone %s%s %s", model.moezoo_name, config.model_name, tag, _under_what(model)
     )
+
+
+def _under_what(model: nn.Module) -> str:
+    """What a fresh MoE makes of its backbone's weights at step 0."""
+    report: Any = getattr(model, "upcycle_report", None)
+    if report is None:
+        return "under a fresh MoE, the identity at step 0"
+    if report.preserved:
+        return "in every expert: at step 0 the model computes what the backbone does"
+    why = next(site.why for site in report.sites if site.why)
+    return f"in the experts; the model does not compute what the backbone does: {why}"
 
 
 def _from_stored(name: str, pretrained: bool | str, cache_dir: Any, token: Any, overrides: dict[str, Any]) -> nn.Module:

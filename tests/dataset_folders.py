@@ -191,6 +191,15 @@ def msvr310(root):
     return folder
 
 
+def few_digits(monkeypatch, count=240):
+    """scikit-learn's digits, but for these last ones: what only has to run is through the sooner."""
+    from sklearn import datasets
+
+    raw = datasets.load_digits()
+    few = type(raw)(**{**raw, **{name: raw[name][-count:] for name in ("images", "data", "target")}})
+    monkeypatch.setattr(datasets, "load_digits", lambda: few)
+
+
 def small_sets(root: Path):
     """Every registered data set as (name, options), its folder written below ``root``; CIFAR is left to a subclass."""
     fashion_mnist(root / "fashion")

@@ -2,14 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+from benchmark_scripts import SCRIPTS, run_script
 
 
 @pytest.fixture
@@ -21,8 +17,12 @@ def run_all(monkeypatch):
 
 
 def scan(out, *args):
-    script = [sys.executable, str(SCRIPTS / "coverage.py"), "--out", str(out), "--jobs", "1", *args]
-    return subprocess.run(script, capture_output=True, text=True, check=True, timeout=300).stdout
+    """Without processes of its workers, which the tests below are about."""
+
+    def here(function, tasks, jobs, limit):
+        return ((task, function(*task), "") for task in tasks)
+
+    return run_script("coverage", "--out", out, *args, run_all=here)
 
 
 def test_two_architectures_are_answered_and_a_second_run_asks_only_for_what_is_missing(tmp_path):

@@ -1,18 +1,20 @@
 """Every code block of the documents runs, in order, in one place."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
 import yaml
 from command_line import command, process
-from dataset_folders import cifar, fashion_mnist, flickr8k
+from dataset_folders import cifar, fashion_mnist, few_digits, flickr8k
 from image_files import save_digit
 from safetensors.torch import save
 from torchvision.datasets import CIFAR10
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = (
     *("README.md", "MODEL_CARDS.md", "CONTRIBUTING.md", "docs/text.md", "docs/attention_routing.md", "docs/reid.md"),
-    *("docs/explain.md", "docs/compress.md", "docs/search.md", "docs/federated.md"),
+    *("docs/explain.md", "docs/compress.md", "docs/search.md", "docs/federated.md", "docs/vmoe.md"),
 )
 ONE_EPOCH = [
     *("--set", "training.epochs=1", "--set", "training.warmup_epochs=0", "--set", "training.batch_size=128"),
@@ -44,6 +46,14 @@ TINY = "embed_dim=16 num_heads=2 img_encoder_layers=1 text_encoder_layers=1 fusi
 """What keeps a model of images and text small enough for a test."""
 FEW = "data.train_identities=8 data.val_identities=4 data.test_identities=4 training.batch_size=16"
 """What keeps a set of sightings so."""
+PAIRS = "data.train_images=256 data.val_images=64 data.test_images=64"
+"""What keeps a set of shapes and sentences so."""
+SHALLOW = (
+    'sam_vit_base.last", expert_dim=256)',
+    'sam_vit_base.last", expert_dim=256, '
+    "backbone_args={'vision_config': {'num_hidden_layers': 2, 'global_attn_indexes': [1]}})",
+)
+"""Twelve layers of 4,096 tokens take long; the shapes are those of two."""
 INSTALL = re.compile(r"python -m venv \.venv && \. \.venv/bin/activate && pip install -e \S+ && ")
 
 
@@ -54,6 +64,7 @@ def shortened(args):
         return short or []
     words = " ".join(args)
     settings = TINY if "diff-moe" in words or "diff_moe" in words else FEW if "multiscale_moe" in words else ""
+    settings += f" {PAIRS}" if "shapes" in words else ""
     return [*ONE_EPOCH, *(part for pair in settings.split() for part in ("--set", pair))]
 
 
@@ -83,7 +94,7 @@ def test_python_blocks_run(name, hub, tmp_path, monkeypatch):
     torch.manual_seed(0)
     namespace = {"__name__": "__main__"}
     for block in code:
-        exec(compile(block, name, "exec"), namespace)
+        exec(compile(block.replace(*SHALLOW), name, "exec"), namespace)
     if "accuracy" in namespace:
         assert namespace["accuracy"] > 0.93
 
@@ -107,9 +118,13 @@ def test_commands_run(name, hub, tmp_path, monkeypatch):
     model = moezoo.create_model("entity_moe/test_vit", pretrained=True)
     moezoo.save_pretrained(model, tmp_path / "my-digits")
     torch.save(model.state_dict(), tmp_path / "best.pth")
+    params, config = moezoo.models.vmoe.to_jax(moezoo.create_model("vmoe/digits"))
+    np.savez(tmp_path / "checkpoint.npz", **params)
+    (tmp_path / "config.json").write_text(json.dumps(config))
     fashion_mnist(tmp_path / "data")
     flickr8k(tmp_path / "data" / "flickr8k")
     monkeypatch.setattr(cifar_module, "CIFAR10", cifar(tmp_path / "data", CIFAR10, per_file=10))
+    few_digits(monkeypatch)
     for first, *args in commands:
         if first == "torchrun":
             run = [sys.executable, "-m", "torch.distributed.run", *args, *ONE_EPOCH]

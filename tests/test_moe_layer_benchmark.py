@@ -1,29 +1,16 @@
 """The benchmarks of one MoE layer and of a whole ViT: what they print, what they keep, and what their figures mean."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+from benchmark_scripts import SCRIPTS, run_script
 
 
 @pytest.fixture
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-
-
-def run(script, *args, path=""):
-    command = [sys.executable, str(SCRIPTS / script), *map(str, args)]
-    search = os.pathsep.join(filter(None, (str(path), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def lines_of(markdown):
@@ -32,12 +19,14 @@ def lines_of(markdown):
     return {cells[0]: cells for cells in rows if len(cells) > 1}
 
 
-def test_a_run_prints_ratios_names_what_is_absent_and_can_be_rebuilt_from_its_rounds(tmp_path):
+def test_a_run_prints_ratios_names_what_is_absent_and_can_be_rebuilt_from_its_rounds(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mixture_of_experts", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mixture_of_experts.py").write_text("raise ImportError('no', name='mixture_of_experts')")
     kept = tmp_path / "run.json"
     peers = "naive_mask,transformers_grouped,lucid_moe,all_experts"
     options = ("--workloads", "tiny_e4k2,tiny_e4k1_skew", "--dtypes", "float32", "--rounds", 2, "--peers", peers)
-    printed = run("moe_layer.py", *options, "--json", kept, "--markdown", tmp_path / "run.md", path=tmp_path)
+    printed = run_script("moe_layer", *options, "--json", kept, "--markdown", tmp_path / "run.md")
 
     assert printed == (tmp_path / "run.md").read_text()
     rows = lines_of(printed)
@@ -60,11 +49,11 @@ def test_a_run_prints_ratios_names_what_is_absent_and_can_be_rebuilt_from_its_ro
     training = data["cells"][1]["rows"]
     assert all(row["saved_bytes"] > 0 for row in training.values())
     assert training["all_experts"]["saved_bytes"] > training["naive_mask"]["saved_bytes"]
-    assert run("moe_layer.py", "--rebuild", kept) == printed
+    assert run_script("moe_layer", "--rebuild", kept) == printed
 
 
 def test_the_profile_splits_the_time_into_pieces():
-    printed = run("moe_layer.py", "--workloads", "tiny_e4k2", "--dtypes", "float32", "--profile", "--rounds", 2)
+    printed = run_script("moe_layer", "--workloads", "tiny_e4k2", "--dtypes", "float32", "--profile", "--rounds", 2)
     for mode in ("infer", "train"):
         pieces = lines_of(printed.partition(f"tiny_e4k2, float32, {mode}, path auto")[2])
         assert all(float(pieces[piece][1]) > 0 for piece in ("routing", "products", "gather and combine"))
@@ -74,7 +63,7 @@ def test_the_profile_splits_the_time_into_pieces():
 
 def test_the_vit_is_compared_with_a_twin_of_the_same_flops(tmp_path):
     options = ("--model", "test_vit", "--batches", "1,2", "--dtypes", "float32", "--rounds", 2, "--top-k", "2")
-    printed = run("moe_vit.py", *options, "--json", tmp_path / "vit.json")
+    printed = run_script("moe_vit", *options, "--json", tmp_path / "vit.json")
     data = json.loads((tmp_path / "vit.json").read_text())
     assert [(c["mode"], c["batch"]) for c in data["cases"]] == [("infer", 1), ("infer", 2), ("train", 2)]
     for case in data["cases"]:

@@ -1,16 +1,17 @@
 """The scan for MLPs in timm's architectures: its grades, its reasons, and taking up where a run was cut off."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "upcyclable.py"
+from benchmark_scripts import run_script
 
 
 def scan(out, *args):
-    command = [sys.executable, str(SCRIPT), "--out", str(out), "--jobs", "1", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    """Without processes of its workers, which have tests of their own."""
+
+    def here(function, tasks, jobs, limit):
+        return ((task, function(*task), "") for task in tasks)
+
+    return run_script("upcyclable", "--out", out, *args, run_all=here)
 
 
 def test_architectures_are_graded_with_reasons_and_not_asked_twice(tmp_path):

@@ -7,6 +7,41 @@ from typing import Any
 
 from card_tables.text import markdown
 
+UPCYCLED = (
+    "model_name",
+    "img_size",
+    "moe_layers",
+    "num_experts",
+    "top_k",
+    "router",
+    "router_args",
+    "normalize",
+    "capacity_factor",
+    "eval_capacity_factor",
+    "capacity_rule",
+    "expert_dropout",
+    "init",
+    "importance_weight",
+    "load_weight",
+    "load_balance_weight",
+    "router_z_weight",
+    "dense",
+)
+MOE_VIT = (
+    "img_size",
+    "patch_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "mlp_dim",
+    "classifier",
+    "representation_size",
+    "position",
+    "qk_norm",
+    "moe_layers",
+    "num_experts",
+    "dispatch_dtype",
+)
 FIELDS = {
     "entity_moe": (
         "num_experts",
@@ -118,6 +153,23 @@ FIELDS = {
         "neck_feature",
         "dense",
     ),
+    "vmoe": (
+        *MOE_VIT,
+        "router",
+        "top_k",
+        "noise_std",
+        "batch_priority",
+        "capacity_factor",
+        "eval_capacity_factor",
+        "group_images",
+        "importance_weight",
+        "load_weight",
+        "load_balance_weight",
+        "dense",
+    ),
+    "soft_moe": (*MOE_VIT, "num_slots", "capacity_factor", "router_noise", "dense"),
+    "swin_moe": UPCYCLED,
+    "mobile_vmoe": UPCYCLED,
 }
 """The fields on a family's card; ``moezoo info`` shows all of them."""
 
@@ -128,11 +180,17 @@ def config_table(family: str) -> str:
 
     name = moezoo.list_models(family=family)[0]
     fields = {field.name: field for field in dataclasses.fields(moezoo.model_config(name))}
-    rows = [[f"`{name}`", default(fields[name].default), fields[name].metadata["help"]] for name in FIELDS[family]]
+    rows = [[f"`{name}`", default(fields[name]), _shown(fields[name].metadata["help"])] for name in FIELDS[family]]
     return markdown(["field", "default", "meaning"], rows)
 
 
-def default(value: Any) -> str:
+def _shown(text: str) -> str:
+    """``last<n>`` is no tag."""
+    return text.replace("<", "&lt;")
+
+
+def default(field: dataclasses.Field) -> str:
+    value: Any = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -95,7 +95,8 @@ def gate_table(data: dict[str, Any]) -> str:
     return (
         f"{markdown(head, rows)}\n\nMean ± standard deviation over the seeds, bold where there are cues. Spearman's "
         f"rank correlation of a modality's weight with its cues: {rank(data['spectra_correlation'])}. The smallest "
-        f"windows' weight: {scales}; rank correlation with the share of fine cues {rank(data['scales_correlation'])}."
+        f"windows' weight in {data['scales_model']}: {scales}; rank correlation with the share of fine cues "
+        f"{rank(data['scales_correlation'])}."
     )
 
 

@@ -31,13 +31,14 @@ def sizes_table(data: dict[str, Any]) -> str:
 
 def _twin_sizes(rows: list[dict[str, Any]]) -> str:
     head = ["model", "MoE layers", "parameters", "active per token", "twin", "FLOPs per image", "twin"]
-    head += ["FLOPs with text", "twin"]
+    told = "text_flops" in rows[0]
+    head += ["FLOPs with text", "twin"] if told else []
     cells = [
         [
             f"`{row['model']}`",
             str(row["layers"]),
             *(f"{row[key] / 1e6:.2f} M" for key in ("parameters", "active", "twin_parameters")),
-            *(flops(row[key]) for key in ("flops", "twin_flops", "text_flops", "twin_text_flops")),
+            *(flops(row[key]) for key in ("flops", "twin_flops", "text_flops", "twin_text_flops")[: 4 if told else 2]),
         ]
         for row in rows
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from moezoo.backbones.caches import without_leftovers
-from moezoo.backbones.tokens.routed_mlp import drop_routing
+from moezoo.backbones.tokens.own import drop_routing
 from moezoo.backbones.trace import fake_copy, model_input_size
 from moezoo.errors import ConfigError
 

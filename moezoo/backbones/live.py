@@ -10,7 +10,7 @@ from torch import nn
 from moezoo.backbones.features import FeatureModel
 from moezoo.backbones.live_experts import changed_experts, live_experts
 from moezoo.backbones.tokens.route import current_routing
-from moezoo.config import override
+from moezoo.config import field_names, override
 from moezoo.errors import ConfigError, InputError
 
 T = TypeVar("T")
@@ -45,7 +45,10 @@ def current_config(model: nn.Module, config: T) -> T:
             f"built, which its configuration cannot say; build it with global_pool={live['global_pool']!r}."
         )
     changed = {key: value for key, value in live.items() if value != built[key]}
-    config = override(config, {**changed, **changed_experts(model, getattr(model, _EXPERTS))})
+    experts = changed_experts(model, getattr(model, _EXPERTS))
+    if "top_k" not in field_names(type(config)):
+        experts.pop("top_k", None)  # of soft slots every token has all experts, however many there are
+    config = override(config, {**changed, **experts})
     return current_routing(model, config)
 
 

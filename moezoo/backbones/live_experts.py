@@ -36,10 +36,10 @@ def changed_experts(model: nn.Module, built: dict[str, tuple[int, int]]) -> dict
         if isinstance(part, MoELayer)
     }
     top_ks = {top_k for _, top_k in live.values()}
+    changed_k = any(live[name][1] != built[name][1] for name in live.keys() & built.keys())
     if not position and live.keys() == built.keys() and len(set(live.values())) == 1:
         count, top_k = next(iter(live.values()))
-        return {"num_experts": count, "top_k": top_k}
-    changed_k = any(live[name][1] != built[name][1] for name in live.keys() & built.keys())
+        return {"num_experts": count, **({"top_k": top_k} if changed_k else {})}
     one_each = len(set(position.values())) == len(position)
     if live.keys() != built.keys() or live.keys() != position.keys() or not one_each or (changed_k and len(top_ks) > 1):
         now = ", ".join(f"{name}: {count}" for name, (count, _) in live.items())

@@ -110,7 +110,7 @@ def _recognise(module: nn.Module, rank: int) -> DenseMLP | Refusal | None:
     dim, channels_first = shapes[0][0], isinstance(next(iter(layers.values())), nn.Conv2d)
     if any(isinstance(m, nn.Conv2d) != channels_first for m in layers.values()):
         return None
-    probe = _random_copy(module)
+    probe = random_copy(module)
     shape = [2, *[3] * (rank - 1)]
     shape[1 if channels_first else -1] = dim
     calls: list[tuple[str, Tensor, Tensor]] = []
@@ -188,7 +188,7 @@ def _same(a: Tensor | None, b: Tensor) -> bool:
     return a is not None and a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
 
 
-def _random_copy(module: nn.Module) -> nn.Module:
+def random_copy(module: nn.Module) -> nn.Module:
     """A copy in double precision on the CPU, in evaluation mode, with weights that hide nothing (no zeros, no ones)."""
     generator = torch.Generator().manual_seed(0)
     memo: dict[int, Any] = {}

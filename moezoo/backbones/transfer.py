@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from moezoo.backbones.in_place import spread_dense
 from moezoo.backbones.inject import adapters_of
 from moezoo.errors import WeightsMismatch
 
@@ -38,6 +39,8 @@ def unread_keys(model: nn.Module, fresh: nn.Module) -> list[str]:
 def copy_backbone(model: nn.Module, donor: nn.Module, may_differ: tuple[str, ...]) -> None:
     """Copy every weight of ``donor`` into ``model``, which has adapters besides and perhaps another classifier.
 
+    Where ``model`` was upcycled, experts are made from the donor's MLPs, and routers stay as they are.
+
     Args:
         may_differ: Prefixes of keys that only one of the two may have, or in another shape; those keep what they have.
 
@@ -46,7 +49,7 @@ def copy_backbone(model: nn.Module, donor: nn.Module, may_differ: tuple[str, ...
     """
     added = tuple(f"{path}." for path in adapters_of(model))
     target = {key: value for key, value in model.state_dict().items() if not key.startswith(added)}
-    source = donor.state_dict()
+    source = spread_dense(model, donor.state_dict())
     same = {key for key in target if key in source and target[key].shape == source[key].shape}
     wrong = [key for key in (*target, *source) if key not in same and not key.startswith(may_differ)]
     problems = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.config import STRICT
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.types import Routing
 from moezoo.moe.upcycling import ExpertInit
 
 
@@ -25,12 +27,21 @@ class UpcycleConfig:
     init: str = "copy"
     noise_std: float | None = None
     partition: str | None = None
+    sampling: str | None = None
+    num_core: int | None = None
+    core_ratio: float | None = None
+    universal_ratio: float | None = None
     router: str = "softmax_topk"
     normalize: bool | None = None
     capacity_factor: float | None = None
+    capacity_rule: str = "gshard"
+    eval_capacity_factor: float | None = None
+    dropout: float | None = None
+    """On the experts' hidden units; ``None`` keeps the MLP's own."""
     path: str = "auto"
     router_args: dict[str, Any] | None = None
     aux_weights: dict[str, float] | None = None
+    layer_reduction: str = "mean"
 
 
 def build_layer(
@@ -48,21 +59,29 @@ def build_layer(
     Raises:
         ConfigError: What a layer refuses.
     """
+    expert, expert_args = dense.expert if dense else "mlp", None
+    if start.method == "recycle":
+        width = dense.hidden_dim if dense else hidden_dim
+        expert, expert_args = experts_of(expert, start.widths(width, options.num_experts))
     force = options.top_k == 1 and options.normalize is True  # what the layer alone refuses: see upcycle's top_k
     layer = MoELayer(
         dim,
         num_experts=options.num_experts,
         top_k=options.top_k,
         router=options.router,
-        expert=dense.expert if dense else "mlp",
+        expert=expert,
+        expert_args=expert_args,
         hidden_dim=hidden_dim,
         activation=dense.activation if dense else "gelu",
         normalize=None if force else options.normalize,
         capacity_factor=options.capacity_factor,
+        capacity_rule=options.capacity_rule,
+        eval_capacity_factor=options.eval_capacity_factor,
         path=options.path,
-        dropout=dense.dropout if dense else 0.0,
+        dropout=options.dropout if options.dropout is not None else dense.dropout if dense else 0.0,
         router_args=options.router_args,
         aux_weights=options.aux_weights,
+        layer_reduction=options.layer_reduction,
     )
     if force:
         layer.router.normalize = True
@@ -70,6 +89,13 @@ def build_layer(
         for parameter in layer.router.parameters():  # equal weights, so that the parts add up to the MLP
             nn.init.zeros_(parameter)
     return layer
+
+
+def experts_of(kind: str, widths: Sequence[int]) -> tuple[str, dict[str, Any] | None]:
+    """The kind of experts, and its arguments, for experts of these widths: stacked where they are all the same."""
+    if len(set(widths)) == 1:
+        return kind, None
+    return "mixed", {"kinds": [kind] * len(widths), "hidden_dims": list(widths)}
 
 
 def why_not_preserved(options: UpcycleConfig, start: ExpertInit) -> str:
@@ -80,7 +106,11 @@ def why_not_preserved(options: UpcycleConfig, start: ExpertInit) -> str:
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         layer = build_layer(8, 4, None, options, start).eval()
-        routing = layer.router(torch.randn(64, 8)).detach()
+        return _why(layer.router(torch.randn(64, 8)).detach(), options, start)
+
+
+def _why(routing: Routing, options: UpcycleConfig, start: ExpertInit) -> str:
+    """The same, told by the routing of 64 tokens."""
     E, K = options.num_experts, options.top_k
     if routing.slots is not None:
         return "the experts compute mixtures of tokens"
@@ -88,6 +118,8 @@ def why_not_preserved(options: UpcycleConfig, start: ExpertInit) -> str:
         return "a full expert drops tokens"
     if start.method == "noise":
         return "the experts are noisy copies"
+    if start.method == "recycle" and min(start.widths(1000, E)) < 1000:
+        return "an expert has some of the MLP's hidden units"
     if start.method == "partition":
         if start.partition == "importance":
             return "every expert draws its own hidden units"

@@ -6,8 +6,9 @@ import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
+from moezoo.backbones.placement import is_placement, placed_blocks
 from moezoo.backbones.site import Block
-from moezoo.errors import InjectionError
+from moezoo.errors import ConfigError, InjectionError
 from moezoo.names import did_you_mean
 
 WORDS = ("all", "last", "last_half", "last_stage")
@@ -21,8 +22,9 @@ def select_blocks(blocks: Sequence[Block], where: Any, others: Sequence[Block] =
         others: Modules outside the stack of blocks, which a pattern chooses when it matches no block. Of modules inside
             each other that match, the outermost is taken.
         where: ``None`` for the default (``last_stage`` where there are several stages, else ``last``); one of
-            ``all, last, last_half, last_stage``; a stage's name (``layer4``); an index, negative ones too; a
-            (stage, block) tuple; a pattern over module names; or a list of the last four.
+            ``all, last, last_half, last_stage``; ``last<n>`` or ``every<n>``, V-MoE's (see
+            :func:`~moezoo.backbones.placement.placed_blocks`); a stage's name (``layer4``); an index, negative ones
+            too; a (stage, block) tuple; a pattern over module names; or a list of the last four.
 
     Raises:
         InjectionError: A place does not exist, is named twice, or matches nothing.
@@ -35,11 +37,17 @@ def select_blocks(blocks: Sequence[Block], where: Any, others: Sequence[Block] =
         where = "last_stage" if _stages(blocks) > 1 else "last"
     if isinstance(where, str) and where in WORDS:
         return _by_word(blocks, where)
+    if is_placement(where) and not any(where == b.stage_name for b in blocks):
+        try:
+            return list(placed_blocks(where, len(blocks)))
+        except ConfigError as error:
+            raise InjectionError(f"where={where!r}: {error} There are {describe(blocks)}.") from None
     if isinstance(where, (str, int)) or (isinstance(where, tuple) and _is_pair(where)):
         where = [where]
     if not isinstance(where, (list, tuple, range)) or not where:
         raise InjectionError(
-            f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, an index, a pair or a pattern."
+            f"where={where!r} is not allowed: it must be one of {', '.join(WORDS)}, last<n>, every<n>, an index, a "
+            "pair or a pattern."
         )
     chosen: list[int] = []
     for place in where:
@@ -87,7 +95,8 @@ def _one_place(blocks: Sequence[Block], place: Any, others: Sequence[Block]) -> 
         found = found or [i for i, b in enumerate(blocks) if fnmatch.fnmatchcase(b.name, place)]
         found = found or [len(blocks) + i for i in _outermost(others, place)]
         if not found:
-            options = [*WORDS, *dict.fromkeys(b.stage_name for b in blocks), *(b.name for b in (*blocks, *others))]
+            stages = dict.fromkeys(b.stage_name for b in blocks)
+            options = [*WORDS, "last2", "every2", *stages, *(b.name for b in (*blocks, *others))]
             raise InjectionError(
                 f"where: {place!r} matches no block.{did_you_mean(place, options)} There are {describe(blocks)}."
             )

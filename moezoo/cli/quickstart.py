@@ -226,10 +226,12 @@ def _another(recipe: Recipe) -> str:
     from moezoo.config import field_names
     from moezoo.registry import model_config
 
-    fields = field_names(type(model_config(recipe.name)))
-    if "num_experts" not in fields:
+    config: Any = model_config(recipe.name)
+    fields = field_names(type(config))
+    if not isinstance(getattr(config, "num_experts", None), int):
         return f"--set training.seed={recipe.training.seed + 1}"
-    return f"--set num_experts=8 --set {'expert_k' if 'expert_k' in fields else 'top_k'}=2"
+    per_token = next((f" --set {name}=2" for name in ("expert_k", "top_k") if name in fields), "")
+    return f"--set num_experts={2 * config.num_experts}{per_token}"
 
 
 def _say_where(console: Console, recipe: Recipe, folder: Path, pictures: list[Path]) -> None:

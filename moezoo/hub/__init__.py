@@ -11,6 +11,8 @@ _EXPORTS = {
     "push_folder": "moezoo.hub.push",
     "pull_model": "moezoo.hub.pull",
     "convert_pth": "moezoo.hub.convert",
+    "read_jax": "moezoo.hub.jax_files",
+    "write_jax": "moezoo.hub.jax_files",
     "save_single_file": "moezoo.hub.single_file",
     "read_single_file": "moezoo.hub.single_file",
     "load_weights": "moezoo.hub.load",

@@ -78,11 +78,14 @@ def origin_of(model: nn.Module, backbone: str | None = None, backbone_args: Mapp
 
 
 def refuse_upcycled(model: nn.Module, what: str = "save_pretrained") -> None:
-    """Raise for a model whose own MLPs became experts, which no configuration says."""
+    """Raise for a model whose own MLPs became experts, unless its configuration says so."""
+    if getattr(getattr(model, "moezoo_config", None), "upcycles", False):
+        return
     for name, module in model.named_modules():
         if isinstance(module, UpcycledMLP):
             raise InputError(
                 f"{what} cannot store an upcycled model ({name!r} was an MLP): no configuration rebuilds it. "
+                "moezoo.create_model('vmoe/<timm architecture>') makes one that is stored; "
                 "safetensors.torch.save_model keeps the bare weights; upcycle the same backbone again and load them "
                 "with safetensors.torch.load_model."
             )

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moezoo.backbones.adapt import keys_of
+from moezoo.backbones.in_place import plain_shapes
 from moezoo.backbones.inject import adapters_of
 from moezoo.errors import ConfigError, NonFiniteError, WeightsCorrupted
 from moezoo.hub.files import file_digest
-from moezoo.hub.header import check_header, compare, header_shapes, model_shapes, own_hint
+from moezoo.hub.header import Shapes, check_header, compare, header_shapes, model_shapes, own_hint
 from moezoo.hub.state import refuse_nonfinite, shown
 from moezoo.hub.stored import StoredModel, read_stored
 
@@ -90,6 +91,8 @@ def load_files(
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
     """Load a file strictly that holds the whole model, or its plain backbone: every weight but the adapters'.
 
+    Where the model was upcycled, experts are then made from the backbone's MLPs.
+
     Returns:
         What to call the weights' origin.
 
@@ -97,6 +100,11 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
         ConfigError: The file holds the backbone alone, and the adapters were trained on another.
         WeightsError: As of :func:`load_weights`.
     """
+    plain = plain_shapes(model)
+    if plain is not None and header_shapes(path).keys().isdisjoint(model.state_dict().keys() - plain.keys()):
+        model.load_state_dict(_read(model, {Path(path): None}, False, (), own=plain))
+        logger.info("%s: weights of the plain backbone, whose MLPs are in the experts now", path)
+        return f"backbone-checkpoint:{path}"
     keep = keys_of(model, adapters_of(model).values())
     if not keep or not keep.isdisjoint(header_shapes(path)):
         load_weights(model, path)
@@ -111,15 +119,17 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> str:
     return f"backbone-checkpoint:{path}"
 
 
-def _read(model: nn.Module, files: Files, allow_nonfinite: bool, keep: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of files, checked in every way against a model; those named in ``keep`` left out."""
+def _read(
+    model: nn.Module, files: Files, allow_nonfinite: bool, keep: Collection[str], own: Shapes | None = None
+) -> dict[str, Tensor]:
+    """The tensors of files, checked in every way against a model, or against ``own``; without those in ``keep``."""
     header = files_header(files)
     for path, sha256 in files.items():
         if sha256 is not None and (got := file_digest(path)) != sha256:
             raise WeightsCorrupted(
                 f"{str(path)!r} is not the file its config.json was saved with: expected sha256 {sha256}, got {got}"
             )
-    own, source = model_shapes(model), ", ".join(str(path) for path in files)
+    own, source = own or model_shapes(model), ", ".join(str(path) for path in files)
     compare(own, header, source, keep=keep, hint=own_hint(model))
     tensors: dict[str, Tensor] = {}
     for path in files:

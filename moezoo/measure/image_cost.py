@@ -25,6 +25,14 @@ class LayerCost:
     """It gets of every image."""
     per_token: tuple[float, ...]
     """FLOPs of a token at each expert."""
+    per_pair: tuple[float, ...] = (0.0, 0.0)
+    """Besides, of every two tokens of an image at an expert that lets them attend to each other."""
+
+    def spent(self, counts: Tensor) -> Tensor:
+        """(...,) float64: FLOPs where the experts have ``counts`` (..., E) of an image's tokens."""
+        counts = counts.double()
+        each, pair = (torch.tensor(cost, dtype=torch.float64) for cost in (self.per_token, self.per_pair))
+        return counts @ each + counts.square() @ pair
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,13 @@ class ImageCost:
     def of_shares(self, shares: Mapping[str, Sequence[float]]) -> float:
         """FLOPs of an image on average, where a layer's tokens go to its experts in the ``shares`` of its path."""
         return self.fixed + sum(
-            cost.tokens * sum(s * c for s, c in zip(shares[name], cost.per_token, strict=True))
+            float(cost.spent(torch.tensor(shares[name], dtype=torch.float64) * cost.tokens))
             for name, cost in self.layers.items()
         )
 
     def of_counts(self, counts: Mapping[str, Tensor]) -> Tensor:
         """(B,) float64: FLOPs of each image, of whose tokens ``counts[layer]`` (B, E) went to the experts."""
-        spent = [
-            counts[name].double() @ torch.tensor(cost.per_token, dtype=torch.float64)
-            for name, cost in self.layers.items()
-        ]
-        return self.fixed + torch.stack(spent).sum(0)
+        return self.fixed + torch.stack([cost.spent(counts[name]) for name, cost in self.layers.items()]).sum(0)
 
     @property
     def all_big(self) -> float:
@@ -99,11 +103,13 @@ def image_cost(model: nn.Module, images: Tensor) -> ImageCost | None:
     for record in records:
         if record.name in layers:
             tokens[record.name] += record.routing.num_tokens
-            rows = record.routing.expert_rows()
-            spent += sum(n * c for n, c in zip(rows, per_token[record.name], strict=True))
+            spent += layers[record.name].experts.routed_flops(record.routing)
             choosing += layers[record.name].router.flops(record.routing)
     B = len(images)
-    costs = {name: LayerCost(number // B, per_token[name]) for name, number in tokens.items()}
+    costs = {
+        name: LayerCost(number // B, per_token[name], tuple(map(float, layers[name].experts.pair_flops())))
+        for name, number in tokens.items()
+    }
     return ImageCost((counted.analytic - spent) / B, choosing / B, costs, ratio)
 
 

@@ -76,7 +76,8 @@ def _of_experts(layer: MoELayer, routing: Routing, images: int) -> Tensor:
     rows_BE = rows_per_image(routing, images)
     rows = [int(n) for n in rows_BE.sum(0).round()]
     each = [layer.experts.flops([n * (e == one) for e, n in enumerate(rows)]) for one in range(len(rows))]
-    return rows_BE @ torch.tensor([cost / max(n, 1) for cost, n in zip(each, rows, strict=True)], dtype=torch.float64)
+    per_row_E = torch.tensor([cost / max(n, 1) for cost, n in zip(each, rows, strict=True)], dtype=torch.float64)
+    return rows_BE @ per_row_E + rows_BE.square() @ torch.tensor(layer.experts.pair_flops(), dtype=torch.float64)
 
 
 def rows_per_image(routing: Routing, images: int) -> Tensor:

@@ -2,7 +2,16 @@
 
 import importlib
 
-FAMILIES = ("entity_moe", "diff_moe", "attention_routing", "multiscale_moe")
+FAMILIES = (
+    "entity_moe",
+    "diff_moe",
+    "attention_routing",
+    "multiscale_moe",
+    "vmoe",
+    "soft_moe",
+    "swin_moe",
+    "mobile_vmoe",
+)
 
 
 def __getattr__(name: str):

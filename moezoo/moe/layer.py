@@ -190,7 +190,10 @@ class MoELayer(nn.Module):
             note(routing)
         plan = make_plan(routing, self._path(x_TD, routing))
         if sources is None:
-            y_ND = self.travel(self.experts(plan.gather(self.travel(x_TD)), plan))
+            rows_ND = plan.gather(self.travel(x_TD))
+            if routing.slots is None:
+                rows_ND = self.travel(rows_ND)  # the same numbers, whose gradients are rounded row by row
+            y_ND = self.travel(self.experts(rows_ND, plan))
         else:
             sources = self.travel.refuse_sources(own_sources(sources, self.experts))
             if isinstance(sources, Tensor) and sources.shape[1 : x.dim()] == x.shape[:-1]:

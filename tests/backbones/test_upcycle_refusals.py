@@ -62,7 +62,7 @@ def test_upcycling_twice_is_an_error(tiny_vit):
         ({"init": "noise", "noise_std": -1.0}, "noise_std=-1.0"),
         ({"partition": "random"}, "partition='random' is not allowed with init='copy'"),
         ({"init": "partition", "partition": "clusters"}, "partition='clusters'"),
-        ({"init": "partition", "num_experts": 7}, "num_experts=7.*must divide"),
+        ({"init": "partition", "num_experts": 7}, "num_experts=7.*must divide the MLP's 192 hidden units"),
         ({"numexperts": 3}, "numexperts"),
         ({"router": "softmax_topkk"}, "softmax_topk"),
         ({"router_args": {"nois_std": 1.0}}, "noise_std"),

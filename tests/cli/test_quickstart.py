@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from dataset_folders import few_digits
 from typer.testing import CliRunner
 
 import moezoo
@@ -18,6 +19,14 @@ FAST = [
     "--set",
     "viz.images=3",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digits():
+    """A few of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_digits(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Every registered model made small enough to run, without changing what it is made of."""
 
+import copy
+import functools
+
 import pytest
 import torch
 
@@ -81,8 +84,29 @@ MULTISCALE = {
     "hidden_dim": 32,
     "dropout": 0.0,
 }
+MOE_VIT = {
+    "img_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 48,
+    "representation_size": 24,
+    "moe_layers": (1,),
+    "num_experts": 4,
+    "dispatch_dtype": None,
+}
+VMOE = {**MOE_VIT, "eval_capacity_factor": 2.0, "expert_dropout": 0.0}
+"""Room for every choice in evaluation, so that an image's answer is its own; ``dispatch_dtype`` rounds what differs in
+the last bit to what differs visibly."""
 TWO = ("RGB", "NIR")
-FAMILIES = {"diff_moe": DIFF_MOE, "attention_routing": ATTENTION_ROUTING, "multiscale_moe": MULTISCALE}
+FAMILIES = {
+    "diff_moe": DIFF_MOE,
+    "attention_routing": ATTENTION_ROUTING,
+    "multiscale_moe": MULTISCALE,
+    "vmoe": VMOE,
+    "soft_moe": MOE_VIT,
+}
 """Those that are not a backbone with something added."""
 
 DATA = {"in_channels": 1, "mean": (0.5,), "std": (0.5,)}
@@ -102,6 +126,11 @@ def tells_identities(config):
 def routes_tokens(config):
     """Whether the model is a backbone whose own MLPs are experts."""
     return hasattr(config, "small_ratio")
+
+
+def is_upcycled(config):
+    """Whether the model is a backbone whose MLPs became mixtures of experts."""
+    return getattr(config, "upcycles", False)
 
 
 def backbone_kind(config):
@@ -130,8 +159,17 @@ def tiny_overrides(name):
         return {**FAMILIES[family], **more}
     backbone = backbone_kind(config)
     classes = {"num_classes": 5} if config.num_classes == 1000 else {}
+    if is_upcycled(config):
+        return {**_upcycled(config, backbone), **classes, **BY_BACKBONE[backbone]}
     adapter = {} if routes_tokens(config) else ADAPTER
     return {**adapter, **classes, **BY_BACKBONE[backbone]}
+
+
+def _upcycled(config, backbone):
+    last = {"moe_layers": ((1, 1),), "drop_path_rate": 0.0, "expert_dropout": 0.0} if backbone == "swin" else {}
+    top_k = {"top_k": 2 if config.dense or config.model_name.startswith("vit_small") else 1}
+    roomy = {"eval_capacity_factor": 4.0} if getattr(config, "capacity_factor", None) and backbone == "swin" else {}
+    return {"moe_layers": "every2", "num_experts": 4, **last, **(top_k if hasattr(config, "top_k") else {}), **roomy}
 
 
 def tiny_input_size(model):
@@ -187,9 +225,12 @@ def is_routed(config):
 
 
 def learns_routes(config):
-    """Whether its routers learn, so that there is something that an auxiliary loss could ask of them."""
+    """Whether an auxiliary loss could ask something of its routers: they learn, and can be out of balance."""
     learns = getattr(config, "compute", "attention") == "attention" and getattr(config, "score", None) != "random"
-    return is_routed(config) and learns
+    learns = learns and getattr(config, "routes", "mlp") == "mlp"
+    slots = hasattr(config, "num_slots") and not hasattr(config, "entities")
+    balanced = slots or getattr(config, "router", None) == "expert_choice"
+    return is_routed(config) and learns and not balanced
 
 
 def disturb(model):
@@ -199,6 +240,10 @@ def disturb(model):
         last = next(iter(model.necks.values()))
     elif adapters:
         last = adapters[0].ffn.fc2 if hasattr(adapters[0], "ffn") else model.blocks[0].attn.proj
+    elif hasattr(model, "layers"):
+        last = model.layers[0].blocks[0].attn.proj
+    elif hasattr(model, "blocks"):
+        last = model.blocks[0].attn.proj
     else:
         last = model.img_encoder.blocks[0].attn.proj if hasattr(model, "img_encoder") else model.head.hidden
     with torch.no_grad():
@@ -206,14 +251,22 @@ def disturb(model):
 
 
 def make(name, **more):
+    """A copy of the model of this name, every time with the same weights, as if it had just been built."""
+    model, randomness = built(name, tuple(sorted(more.items())))
+    torch.set_rng_state(randomness)
+    return copy.deepcopy(model)
+
+
+@functools.cache
+def built(name, more):
+    """The model, and the state of the random numbers after it: to find the places of adapters takes long."""
     torch.manual_seed(0)
-    model = moezoo.create_model(name, **{**tiny_overrides(name), **more})
-    if routes_tokens(model.moezoo_config) or more.get("features_only"):
-        return model
-    for path, adapter in adapters_of(model).items():
-        torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
-        assert "entity_moe" in path
-    return model
+    model = moezoo.create_model(name, **{**tiny_overrides(name), **dict(more)})
+    if not routes_tokens(model.moezoo_config) and "features_only" not in dict(more):
+        for path, adapter in adapters_of(model).items():
+            torch.nn.init.normal_(adapter.ffn.fc2.weight, std=0.2)  # past step 0, so that everything takes part
+            assert "entity_moe" in path
+    return model, torch.get_rng_state()
 
 
 def images_for(model, batch=2):
@@ -231,6 +284,12 @@ def distinct_when_small(names):
             key = repr(model_config(name, **small))
             if key not in seen or len(config.modalities) > len(model_config(seen[key]).modalities):
                 seen[key] = name
+            continue
+        if is_upcycled(config):  # the same backbones in all these families, and the same dense twins
+            swin = backbone_kind(config) == "swin"
+            router = "" if swin else getattr(config, "router", "")
+            key = f"dense {swin}" if config.dense else name.partition("/")[0] + router
+            seen.setdefault(f"upcycled {key}", name)
             continue
         same = {"model_name": backbone_kind(model_config(name))} if has_backbone(name) else DATA
         if name.startswith("diff_moe/"):
@@ -251,7 +310,7 @@ def one_per_layout(names):
         config = model_config(name)
         if len(getattr(config, "modalities", TWO)) == 1 or (tells_identities(config) and is_dense(config)):
             continue  # one modality less, and an MLP in place of experts, are no other layout
-        if (is_dense(config) or is_default(name)) and not routes_tokens(config):
+        if (is_dense(config) or is_default(name)) and not routes_tokens(config) and not is_upcycled(config):
             twin = f"dense twin of {name.partition('/')[0]}"
             seen.setdefault(twin if is_dense(config) else backbone_kind(config), name)
     return list(seen.values())

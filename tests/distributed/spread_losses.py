@@ -25,6 +25,9 @@ KINDS: dict[str, Callable[[Routing], Tensor]] = {
     "budget of each sample": lambda routing: losses.compute_budget_loss(
         dataclasses.replace(routing, samples=max(routing.num_tokens, 1)), target=0.5, gradient="probs", scope="sample"
     ),
+    "load_balancing of first choices": partial(losses.load_balancing_loss, first_choice=True),
+    "importance of groups": lambda routing: losses.importance_loss(dataclasses.replace(routing, group_size=7)),
+    "load_balancing of groups": lambda routing: losses.load_balancing_loss(dataclasses.replace(routing, group_size=7)),
     "load with noise": partial(losses.load_loss, noise_std=0.5),
 }
 

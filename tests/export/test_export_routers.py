@@ -6,7 +6,7 @@ from torch import nn
 
 from moezoo.export import export_model
 from moezoo.export.formats import FORMATS
-from moezoo.moe import MoELayer
+from moezoo.moe import MoELayer, RoundedCapacity
 from moezoo.moe.routers import routers
 
 NAMES = list(routers)
@@ -31,6 +31,12 @@ MORE = [
     {"capacity_factor": 0.7, "capacity_rule": "tutel"},
     {"capacity_factor": 0.7, "capacity_rule": "megablocks"},
     {"capacity_factor": 0.7, "capacity_rule": "lucidrains"},
+    {
+        "capacity_factor": 0.7,
+        "capacity_rule": RoundedCapacity("round", None),
+        "group_size": 7,
+        "dispatch_dtype": "bfloat16",
+    },
     {"expert": "glu", "activation": "silu"},
     {"activation": "gelu_tanh"},
 ]

@@ -21,6 +21,8 @@ from moezoo.errors import (
 from moezoo.hub.jax_files import read_jax, write_jax
 from moezoo.hub.jax_files.flax_arrays import BFLOAT16
 from moezoo.hub.jax_files.flax_msgpack import pack, unpack
+from moezoo.hub.jax_files.partitioned import MARK
+from moezoo.hub.jax_files.tree import flat
 
 FILES = Path(__file__).parents[1] / "fixtures" / "jax_files"
 PREFIX = FILES / "tiny_7"
@@ -103,6 +105,26 @@ def test_a_partitioned_checkpoint_that_is_not_whole_is_refused(tmp_path):
     index.unlink()
     with pytest.raises(WeightsUnavailable, match="the index of this checkpoint"):
         read_jax(second)
+
+
+def test_files_without_a_version_are_read_where_they_hold_parameters_alone(tmp_path, expected):
+    prefix = copied(tmp_path)
+    index = tmp_path / "tiny_7.index"
+    content = msgpack.unpackb(index.read_bytes(), ext_hook=msgpack.ExtType)
+    del content["version"]
+    index.write_bytes(msgpack.packb(content))
+    with pytest.raises(WeightsCorrupted, match=r"from before version '20220622', and holds more than parameters"):
+        read_jax(prefix)
+    places = [name.partition("/")[0] for name, _ in flat(content["index"])]
+    first, number = places.index("params"), places.count("params")
+    index.write_bytes(msgpack.packb({**content, "index": {"params": content["index"]["params"]}}))
+    for path in tmp_path.glob("*.data-*"):
+        held = msgpack.unpackb(path.read_bytes(), ext_hook=msgpack.ExtType)
+        kept = {str(i): held[str(first + i)] for i in range(number) if str(first + i) in held}
+        path.write_bytes(msgpack.packb({MARK: True, **kept}))
+    read = read_jax(prefix)
+    assert same(read.params, expected)
+    assert read.left_out == ()
 
 
 def lying_index(**changes):

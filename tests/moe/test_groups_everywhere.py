@@ -12,7 +12,15 @@ from router_cases import build, route
 from torch.utils.checkpoint import checkpoint
 
 from moezoo.errors import ConfigError, InputError
-from moezoo.moe import FixedCapacity, MoELayer, RoundedCapacity, add_experts, aux_loss, prune_experts
+from moezoo.moe import (
+    FixedCapacity,
+    MoELayer,
+    RoundedCapacity,
+    add_experts,
+    aux_loss,
+    prune_experts,
+    record_routing,
+)
 
 DIM = 4
 GROUPED = {
@@ -166,6 +174,21 @@ def test_rounding_passes_gradients_on():
     x = tokens(2, 3).requires_grad_()
     layer(x).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in (x, *layer.parameters()))
+
+
+def test_gradients_travel_back_row_by_row():
+    layer = build("softmax_topk", dispatch_dtype="bfloat16", top_k=3)
+    torch.nn.init.zeros_(layer.router.weight)  # nothing comes back by way of the router
+    x, given = tokens(2, 3).requires_grad_(), []
+    layer.experts.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
+    with record_routing(layer) as records:
+        out = layer(x)
+    given[0].retain_grad()
+    out.square().sum().backward()
+    of_token = torch.zeros(6, DIM, dtype=torch.float64)
+    order = records[0].routing.token_index[records[0].routing.expert_index.argsort(stable=True)]
+    of_token.index_add_(0, order, rounded(given[0].grad))
+    assert torch.equal(x.grad.view(6, DIM), rounded(of_token))
 
 
 def test_sources_are_refused_with_rounded_dispatch():

@@ -34,7 +34,8 @@ assert model_config("mine/net.wide").width == 99
 
 
 def test_every_name_is_found_by_the_words_in_it():
-    named = [n for family in ("diff_moe", "entity_moe", "multiscale_moe") for n in moezoo.list_models(family=family)]
+    families = ("diff_moe", "entity_moe", "mobile_vmoe", "multiscale_moe", "soft_moe", "swin_moe", "vmoe")
+    named = [name for family in families for name in moezoo.list_models(family=family)]
     assert moezoo.list_models("*moe*") == named
     assert moezoo.list_models("*") == moezoo.list_models() == moezoo.list_models(family="attention_routing") + named
     assert moezoo.list_models("*resnet*") == moezoo.list_models("entity_moe/resnet*") != []
@@ -43,12 +44,14 @@ def test_every_name_is_found_by_the_words_in_it():
 def test_filters_are_one_pattern_or_several_and_leave_out_others():
     both = moezoo.list_models(["*resnet50*", "*vit_tiny*"], exclude_filters="*.dense")
     assert both == [
-        *("attention_routing/vit_tiny", "attention_routing/vit_tiny.cheap_compute"),
+        *("attention_routing/vit_tiny", "attention_routing/vit_tiny.amod", "attention_routing/vit_tiny.cheap_compute"),
         *("attention_routing/vit_tiny.last_half", "attention_routing/vit_tiny.random_routing"),
         "attention_routing/vit_tiny.routed",
         *("entity_moe/resnet50.all", "entity_moe/resnet50.last"),
         *("entity_moe/resnet50.layer3", "entity_moe/resnet50.layer4"),
         *("entity_moe/vit_tiny.all", "entity_moe/vit_tiny.last", "entity_moe/vit_tiny.last_half"),
+        *("soft_moe/vit_tiny.jetpack", "soft_moe/vit_tiny.last2", "soft_moe/vit_tiny.last_half"),
+        *("vmoe/vit_tiny.every2", "vmoe/vit_tiny.last2", "vmoe/vit_tiny.last_half"),
     ]
     assert moezoo.list_models(family="entity_moe", filter="*resnet101.layer*", exclude_filters=["*3"]) == [
         "entity_moe/resnet101.layer4"

@@ -8,13 +8,13 @@ import time
 import warnings
 from pathlib import Path
 
+import pytest
 from nursery import Child
 from same_run import assert_same_run
 
 from moezoo.train.checkpoint import load_checkpoint, newest_checkpoint
 
 TRAIN = "faulty_runs:train"
-KILLS = 60
 EPOCHS = 12
 """48 steps, a checkpoint after every second one."""
 SAVE = "checkpoints/.saving-*"
@@ -62,14 +62,15 @@ def seconds_of_a_step(folder: Path) -> float:
     return sorted(later - earlier for earlier, later in itertools.pairwise(noted))[len(noted) // 2]
 
 
-def test_sixty_kills_at_random_moments_change_nothing(nursery, tmp_path):
+@pytest.mark.parametrize("kill_count", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_change_nothing(nursery, tmp_path, kill_count):
     chance = random.Random(0)
     plain, log = tmp_path / "plain", tmp_path / "log"
     assert nursery.run(TRAIN, plain, told=str(tmp_path), resume=None, epochs=EPOCHS, log=log) == 0, log.read_text()
     pause = seconds_of_a_step(tmp_path)
     kills = in_a_save = runs = 0
     victim = Victim(tmp_path / "run-0")
-    while kills < KILLS:
+    while kills < kill_count:
         victim.forget_notes()
         child = nursery.start(TRAIN, victim.folder, told=str(victim.folder), epochs=EPOCHS, log=log)
         victim.wait_for(*chance.choice(MOMENTS), child)
@@ -85,5 +86,5 @@ def test_sixty_kills_at_random_moments_change_nothing(nursery, tmp_path):
     reached = runs * 4 * EPOCHS + victim.steps
     assert nursery.run(TRAIN, victim.folder, epochs=EPOCHS, log=log) == 0, log.read_text()
     assert_same_run(plain, victim.folder)
-    assert in_a_save >= 3, "some kills are to hit a save"
-    assert reached >= KILLS // 4, "most kills are to hit a run that gets on"
+    assert in_a_save >= kill_count // 20, "some kills are to hit a save"
+    assert reached >= kill_count // 4, "most kills are to hit a run that gets on"

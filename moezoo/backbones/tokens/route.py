@@ -3,7 +3,8 @@
 In the spirit of A-MoD (Gadhikar et al. 2024: attention routes), EViT (Liang et al. 2022: the class token's attention
 says which patches matter) and DynamicViT (Rao et al. 2021: a keep ratio that is learned), but no token is dropped.
 Those that are not worth the block's own MLP get a small one that starts from its most important units, so that the
-compute can be dialled without training anew, and all of it is the pretrained model itself.
+compute can be dialled without training anew, and all of it is the pretrained model itself. Whole blocks that tokens
+skip, as in A-MoD itself, are in :mod:`~moezoo.backbones.tokens.depth`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from moezoo.backbones.groups import keep_in_host_groups
 from moezoo.backbones.hf.encoder import vision_part
 from moezoo.backbones.inject import adapters_of, names_inside
 from moezoo.backbones.tokens.config import TokenRoutingConfig
-from moezoo.backbones.tokens.routed_mlp import CHILD, TokenRouting, attach_routing
-from moezoo.backbones.tokens.scores import AttentionScores, find_attention, has_class_token, resolve_score
-from moezoo.backbones.trace import model_input_size, trace
+from moezoo.backbones.tokens.depth import DepthRouting
+from moezoo.backbones.tokens.own import CHILD
+from moezoo.backbones.tokens.received import attention_scores
+from moezoo.backbones.tokens.route_depth import route_depth
+from moezoo.backbones.tokens.routed_mlp import TokenRouting, attach_routing
+from moezoo.backbones.tokens.scores import find_attention, has_class_token, resolve_score
+from moezoo.backbones.trace import Trace, model_input_size, trace
 from moezoo.backbones.upcycle import find_places
 from moezoo.config import override
 from moezoo.errors import ConfigError, InjectionError
@@ -37,9 +42,10 @@ T = TypeVar("T")
 def route_tokens(
     model: nn.Module, where: Any, config: TokenRoutingConfig, input_size: tuple[int, int, int] | None = None
 ) -> nn.Module:
-    """Let the MLPs at ``where`` route their tokens, in place: :func:`moezoo.inject_moe` with everything decoded.
+    """Let the MLPs, or the whole blocks, at ``where`` route their tokens, in place.
 
-    The model gets ``set_budget(share)`` and ``set_threshold(value)``: see :func:`moezoo.set_budget`.
+    It is :func:`moezoo.inject_moe` with everything decoded. The model gets ``set_budget(share)`` and
+    ``set_threshold(value)``: see :func:`moezoo.set_budget`.
 
     Raises:
         InjectionError: A place does not exist or holds no MLP that takes tokens, or the model was injected before.
@@ -49,22 +55,28 @@ def route_tokens(
     for name in adapters_of(part):
         raise InjectionError(f"the model already has an adapter, {name!r}; inject once, with every place in one list.")
     traced = trace(part, model_input_size(part, input_size))
-    found = find_places(part, traced, names_inside(where, path))
-    for place, _ in found:
-        _check_place(part, place)
-    attentions = [find_attention(traced, block, place.module) for place, block in found]
-    made = [_build(part, place, attention, config) for (place, _), attention in zip(found, attentions, strict=True)]
-    _check_shared([a for a, routing in zip(attentions, made, strict=True) if routing.scores is not None])
-    for (place, _), attention, routing in zip(found, attentions, made, strict=True):
-        if routing.scores is not None:
-            routing.scores.attach(part.get_submodule(str(attention)))
-        attach_routing(part.get_submodule(place.module), routing)
-    keep_in_host_groups(part, {f"{place.module}.{CHILD}": block for place, block in found})
+    add = route_depth if config.routes == "block" else _route_mlps
+    keep_in_host_groups(part, add(part, traced, names_inside(where, path), config))
     for root in {id(part): part, id(model): model}.values():
         mark_root(root)
         root.set_budget = functools.partial(set_budget, root)  # type: ignore[assignment]
         root.set_threshold = functools.partial(set_threshold, root)  # type: ignore[assignment]
     return model
+
+
+def _route_mlps(model: nn.Module, traced: Trace, where: Any, config: TokenRoutingConfig) -> dict[str, str]:
+    """As :func:`~moezoo.backbones.tokens.route_depth.route_depth`, of MLPs."""
+    found = find_places(model, traced, where)
+    for place, _ in found:
+        _check_place(model, place)
+    attentions = [find_attention(traced, block, place.module) for place, block in found]
+    made = [_build(model, place, attention, config) for (place, _), attention in zip(found, attentions, strict=True)]
+    _check_shared([a for a, routing in zip(attentions, made, strict=True) if routing.scores is not None])
+    for (place, _), attention, routing in zip(found, attentions, made, strict=True):
+        if routing.scores is not None:
+            routing.scores.attach(model.get_submodule(str(attention)))
+        attach_routing(model.get_submodule(place.module), routing)
+    return {f"{place.module}.{CHILD}": block for place, block in found}
 
 
 def _check_place(model: nn.Module, place: Place) -> None:
@@ -86,7 +98,7 @@ def _build(model: nn.Module, place: Place, attention: str | None, config: TokenR
     like = next(mlp.parameters())
     prefix = place.site.prefix_tokens if place.site is not None else 0
     score = resolve_score(config.score, attention, prefix > 0 and has_class_token(model), place.module, model)
-    scores = None if score in ("learned", "random") else AttentionScores(prefix, score == "class_attention")
+    scores = None if score in ("learned", "random") else attention_scores(score, prefix)
     with like.device:  # also where the caller has set another default device
         routing = TokenRouting(mlp, place.dense, config, scores, place.site)
     return routing.to(device=like.device, dtype=like.dtype).train(mlp.training)
@@ -120,7 +132,7 @@ TOKEN_ROUTING = TokenRoutingKind()
 
 def current_routing(model: nn.Module, config: T) -> T:
     """``config`` with the budget and the threshold that a model with token routing is set to now."""
-    router: Any = next((m.moe.router for m in model.modules() if isinstance(m, TokenRouting)), None)
+    router: Any = next((m.moe.router for m in model.modules() if isinstance(m, (TokenRouting, DepthRouting))), None)
     if router is None:
         return config
     live = {"budget": router.budget, "threshold": getattr(router, "threshold_override", None)}

@@ -16,15 +16,14 @@ from moezoo.backbones.inject import MARK
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.backbones.site import Site
 from moezoo.backbones.tokens.config import TokenRoutingConfig
+from moezoo.backbones.tokens.own import CHILD, OwnModule
 from moezoo.backbones.tokens.scores import AttentionScores
 from moezoo.backbones.tokens.small_mlp import narrow_copy, narrow_state
 from moezoo.moe.layer import MoELayer
 
-CHILD = "token_routing"
 
-
-class OwnMLP(nn.Module):
-    """An MLP by its own formula, as an expert. It is referred to, not held: its weights stay the backbone's.
+class OwnMLP(OwnModule):
+    """An MLP by its own formula, as an expert.
 
     Args:
         mlp: The MLP.
@@ -32,22 +31,8 @@ class OwnMLP(nn.Module):
     """
 
     def __init__(self, mlp: nn.Module, row_flops: int):
-        super().__init__()
+        super().__init__(mlp)
         self.row_flops = row_flops
-        self.__dict__["mlp"] = mlp  # past nn.Module, which would make it a child, and its parent its own descendant
-
-    def forward(self, x: Tensor) -> Tensor:
-        mlp: Any = self.__dict__["mlp"]
-        if not isinstance(mlp, nn.Sequential):
-            return type(mlp).forward(mlp, x)
-        for name, layer in mlp.named_children():  # which would run the child that routes, too
-            x = x if name == CHILD else layer(x)
-        return x
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
-        """The MLP's own, without those of the child that routes."""
-        named = self.__dict__["mlp"].named_parameters(*args, **kwargs)
-        return ((name, p) for name, p in named if not name.startswith(f"{CHILD}."))
 
 
 class TokenRouting(nn.Module):
@@ -145,13 +130,6 @@ def attach_routing(mlp: nn.Module, routing: TokenRouting) -> None:
     setattr(mlp, MARK, CHILD)
     mlp.forward = functools.partial(routed_forward, mlp)
     mlp.register_load_state_dict_pre_hook(start_from_dense)
-
-
-def drop_routing(model: nn.Module) -> None:
-    """Let every MLP be what it was; the children that routed stay, and do nothing."""
-    for module in model.modules():
-        if isinstance(getattr(module, CHILD, None), TokenRouting):
-            module.__dict__.pop("forward", None)
 
 
 def routed_forward(mlp: Any, x: Tensor) -> Tensor:

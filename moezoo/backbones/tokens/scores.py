@@ -6,6 +6,7 @@ kernel where there is one: of the scores only one row is made anew.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ class AttentionScores:
         prefix_tokens: Tokens before the patches.
         by_class: Whether the query is the class token's, the first; else it is the mean of the patches'.
     """
+
+    detached = False
+    """Whether no gradient is to reach the attention by its scores."""
 
     def __init__(self, prefix_tokens: int, by_class: bool):
         self.prefix_tokens = prefix_tokens
@@ -52,12 +56,21 @@ class AttentionScores:
         query, self._query = self._query, None
         if query is None:
             raise InputError("the scores of token routing need an attention whose q_norm runs before its k_norm.")
-        scale = self.scale or query.shape[-1] ** -0.5
+        with torch.no_grad() if self.detached else nullcontext():
+            self._scores = self.judge(query, key)
+
+    def judge(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, N) the scores, by what :meth:`see_query` kept of the queries and (B, heads, N, d) keys."""
         grouped = query[:, :, 0].unflatten(1, (key.shape[1], -1))  # several heads may share their keys
-        logits = (grouped * scale) @ key[:, :, self.prefix_tokens :].transpose(-2, -1)  # (B, groups, heads, patches)
+        logits = (grouped * self.scale_of(query)) @ key[:, :, self.prefix_tokens :].transpose(-2, -1)
+        # (B, groups, heads, patches)
         attention = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean((1, 2))
         even = 1 / max(attention.shape[1], 1)
-        self._scores = F.pad(attention / (attention + even), (self.prefix_tokens, 0), value=1.0)
+        return F.pad(attention / (attention + even), (self.prefix_tokens, 0), value=1.0)
+
+    def scale_of(self, query: Tensor) -> float:
+        """What the attention multiplies its logits with."""
+        return self.scale or query.shape[-1] ** -0.5
 
     def take(self) -> Tensor:
         """(B, N) the scores of the forward that is under way, once."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.moe.clustering import balanced_clusters
 from moezoo.moe.types import has_values
-from moezoo.moe.upcycling import DenseWeights
+from moezoo.moe.upcycling import DenseWeights, unit_importance
 
 
 def narrow_copy(mlp: nn.Module, dense: DenseMLP, hidden_dim: int) -> nn.Module:
@@ -73,7 +73,7 @@ def choose_units(dense: DenseWeights, number: int, rule: str) -> Tensor:
             first. ``random``: by torch's generator.
     """
     H = dense.w_out.shape[1]
-    importance_H = dense.w_out.float().norm(dim=0) * dense.w_in.float().unflatten(0, (-1, H)).norm(dim=(0, 2))
+    importance_H = unit_importance(dense)
     if rule == "contiguous" or not has_values(importance_H):
         unit_U = torch.arange(number, device=importance_H.device)
     elif rule == "random":

@@ -1,7 +1,8 @@
 """google-research/vmoe's partitioned checkpoints: ``PREFIX.index``, and ``PREFIX.data-00000-of-00008`` and so on.
 
 The index is the tree, with the shape of each array and where its parts are. The data files know arrays by their place
-in the tree only, so each part is compared with what the index promises.
+in the tree only, so each part is compared with what the index promises. Files from before the format had a version
+counted the places in the order of the program's own classes; of parameters, which are mappings alone, it is the same.
 """
 
 from __future__ import annotations
@@ -50,15 +51,19 @@ def read_partitioned(index: Path, wanted: Callable[[list[str]], set[str]]) -> tu
     content = unpack(index.read_bytes(), repr(str(index)))
     if not isinstance(content, dict) or "index" not in content or not isinstance(content.get("shard_count"), int):
         raise WeightsCorrupted(f"{str(index)!r} is not the index of a partitioned checkpoint")
-    if content.get("version") != VERSION:
-        raise WeightsCorrupted(
-            f"{str(index)!r} is of version {content.get('version')!r}; what is read here is {VERSION!r}"
-        )
+    version = content.get("version")
+    if version not in (VERSION, None):
+        raise WeightsCorrupted(f"{str(index)!r} is of version {version!r}; what is read here is {VERSION!r}")
     leaves = list(flat(content["index"]))
     if wrong := [name for name, leaf in leaves if not isinstance(leaf, Leaf)]:
         raise WeightsCorrupted(f"{str(index)!r} does not say where {wrong[0]!r} is")
     names = [name for name, _ in leaves]
     keep = wanted(names)
+    if version is None and len(keep) < len(names):
+        raise WeightsCorrupted(
+            f"{str(index)!r} is from before version {VERSION!r}, and holds more than parameters: it does not say in "
+            "which order its arrays are. The program that wrote it can restore it, and save the parameters alone."
+        )
     places = {i: (name, leaf) for i, (name, leaf) in enumerate(leaves) if name in keep}
     shards = sorted({shard for _, leaf in places.values() for shard in leaf.shards})
     files = {shard: index.with_suffix(f".data-{shard:05d}-of-{content['shard_count']:05d}") for shard in shards}

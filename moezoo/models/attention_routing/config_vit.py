@@ -34,7 +34,7 @@ class AttentionRoutingViTConfig(TokenRoutingConfig):
     drop_path_rate: Rate | None = option(None, "stochastic depth of the backbone")
     global_pool: str | None = option(None, "pooling before the classifier, in timm's words")
     inject_layers: int | str | tuple[Place, ...] | None = option(
-        "all", "whose MLPs route their tokens: all, last, last_half, or a list of indices and patterns"
+        "all", "blocks that route their tokens: all, last, last_half, every2, … or a list of indices and patterns"
     )
 
     @property

@@ -13,10 +13,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "routed": {"budget": None},
     "cheap_compute": {"budget": 0.0},
     "random_routing": {"score": "random"},
+    "amod": {"routes": "block", "inject_layers": "every2", "budget": None, "fraction": 0.5},
 }
 """By default every block routes, at a budget of 1, which is timm's model. ``routed`` leaves the share to the threshold,
 as training needs; ``cheap_compute`` gives every token the small MLPs, ``random_routing`` draws lots in place of
-attention."""
+attention. ``amod`` is the mixture of depths that Gadhikar et al. 2024 call A-MoD: half of each image's tokens skip
+every second block."""
 
 
 def any_config(arch: str) -> AttentionRoutingViTConfig:

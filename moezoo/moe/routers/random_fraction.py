@@ -22,14 +22,16 @@ class RandomFractionRouter(SplitRouter):
     Args:
         fraction: From 0 to 1.
         seed: Of the draw in evaluation.
+        first: So many tokens of each sample, the first, are drawn before all others: a class token.
 
     The remaining arguments are :class:`~moezoo.moe.routers.Router`'s; ``num_experts`` must be 2 and ``top_k`` 1.
     """
 
-    def __init__(self, dim: int, num_experts: int, *, fraction: float = 0.25, seed: int = 0, **shared):
+    def __init__(self, dim: int, num_experts: int, *, fraction: float = 0.25, seed: int = 0, first: int = 0, **shared):
         super().__init__(dim, num_experts, **shared)
         self.fraction = check_probability("fraction", fraction)
         self.seed = check_int("seed", seed, low=0, high=2**31)
+        self.first = check_int("first", first, low=0)
 
     def route(self, x_TD: Tensor) -> Routing:
         return self.route_samples(x_TD, 1, None)
@@ -39,7 +41,11 @@ class RandomFractionRouter(SplitRouter):
             score_T = torch.rand(x_TD.shape[0], device=x_TD.device)
         else:
             score_T = hashed_scores(_content(x_TD, samples) + positions(x_TD, samples), 1, self.seed)[:, 0]
-        chosen_BL, _ = best_tokens(by_sample(score_T, samples), self.fraction if self.budget is None else self.budget)
+        score_BL = by_sample(score_T, samples)
+        if self.first:
+            place_L = torch.arange(score_BL.shape[1], device=x_TD.device)
+            score_BL = score_BL.double().masked_fill(place_L < self.first, torch.inf)
+        chosen_BL, _ = best_tokens(score_BL, self.fraction if self.budget is None else self.budget)
         return fixed_routing(x_TD, torch.where(chosen_BL.reshape(-1, 1), 0, 1), 2, False)
 
 

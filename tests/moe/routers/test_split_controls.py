@@ -84,3 +84,14 @@ def test_lots_do_not_hang_on_rounding_where_all_samples_have_the_same_mean():
     masks = mask_of(layer, x)
     assert len({tuple(row) for row in masks.tolist()}) > 32, "other images, other places"
     assert torch.equal(mask_of(layer, x + 1e-9 * drawn(64, 16, 1)), masks)
+
+
+def test_the_first_tokens_may_be_drawn_before_all_others():
+    layer, x = layer_of("random_fraction", fraction=0.25, first=3), drawn(6, 16)
+    for _ in range(2):
+        mask = mask_of(layer, x)
+        assert mask[:, :3].all()
+        assert (mask.sum(1) == 4).all()
+        layer.eval()
+    moezoo.set_budget(layer, 0.1)
+    assert mask_of(layer, x).sum(0).tolist() == [6, 6] + [0] * 14

@@ -1,0 +1,1 @@
+"""What families share whose models are somebody's backbone with MLPs made into mixtures of experts."""
