@@ -32,7 +32,7 @@ class VMoEConfig(MoEViTConfig):
         False, "a full expert serves the tokens that are surest first, not the first tokens (batch prioritised routing)"
     )
     capacity_factor: Factor | None = option(
-        1.05, "room of an expert, as a multiple of an even share; null drops nothing", null=True
+        1.05, "room of an expert, as a multiple of an even share; null drops nothing, in evaluation neither", null=True
     )
     eval_capacity_factor: Factor | None = option(None, "the same in evaluation; null means the same value", null=True)
     capacity_rounding: Literal["ceil", "round"] = option(

@@ -29,7 +29,8 @@ def from_jax(
         config: The reference's configuration of the model (``config.model``); what it leaves out has the reference's
             defaults. Or one of ours.
         img_size: Side of the images, or (height, width). By default what the table of positions fits, as square as can
-            be. A table of another size is resized, as the reference does for fine-tuning.
+            be. A table of another size is resized, as the reference does for fine-tuning, and groups of whole images
+            stay that.
         **overrides: Fields of :class:`VMoEConfig`, over those of ``config``.
 
     Returns:

@@ -238,6 +238,10 @@ def test_the_size_of_images_is_read_off_the_positions_or_said():
         wide(torch.randn(2, 3, 32, 32))
     large = vmoe.from_jax(params, config, img_size=(48, 32))
     assert large.moezoo_config.img_size == (48, 32)
+    assert large.moezoo_config.group_size == large.blocks[1].mlp.router.group_size == 25, "still one image"
+    assert vmoe.from_jax(params, config, img_size=(48, 32), group_size=34).moezoo_config.group_size == 34
+    parts = changed(config, "encoder.moe", group_size=20)
+    assert vmoe.from_jax(params, parts, img_size=(48, 32)).moezoo_config.group_size == 20
     own = resize_positions(torch.from_numpy(table), (4, 4), (6, 4), 1)
     assert torch.equal(large.pos_embed, own)
     assert torch.equal(large.pos_embed[:, 0], torch.from_numpy(table[:, 0]))

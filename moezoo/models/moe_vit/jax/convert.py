@@ -51,6 +51,8 @@ def from_jax(
         arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     own = _own_config(config, family, cls, arrays, dict(overrides or {}))
     own, native = _sized(own, arrays, img_size)
+    if "group_size" not in (overrides or {}):
+        own = _regrouped(own, native)
     wanted = entries(native)
     check(arrays, wanted)
     state = {entry.key: to_tensor(entry, arrays) for entry in wanted}
@@ -74,8 +76,8 @@ def from_jax(
 def to_jax(model: nn.Module) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The reference's arrays by ``/``-joined names, and its configuration, of a model of ``vmoe`` or ``soft_moe``.
 
-    ``from_jax(*to_jax(model))`` is the same model, bit by bit. What the reference cannot say and only training feels is
-    logged.
+    ``from_jax(*to_jax(model))`` has the same weights, bit by bit. What the reference's configuration cannot say is
+    logged: stochastic depth, and another ``eval_capacity_factor``, which is to be given to ``from_jax`` again.
 
     Raises:
         InputError: The model is not of these families, or not in float32.
@@ -84,7 +86,9 @@ def to_jax(model: nn.Module) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """
     config = getattr(model, "moezoo_config", None)
     if not isinstance(config, MoEViTConfig):
-        raise InputError(f"to_jax takes a model of vmoe or soft_moe, not a {type(model).__name__}")
+        raise InputError(
+            f"to_jax takes a model of vmoe or soft_moe, not a {type(model).__name__}; and none made from timm's ViT"
+        )
     config = current_config(model, config)
     assert isinstance(config, MoEViTConfig)
     theirs, wanted = reference_config(config), entries(config)
@@ -141,6 +145,12 @@ def _sized(
         return given, given
     at_native = override(own, {"img_size": native_size(rows - (own.classifier == "token"), own.patch)})
     return (at_native if img_size is None else given), at_native
+
+
+def _regrouped(own: MoEViTConfig, native: MoEViTConfig) -> MoEViTConfig:
+    """Groups of whole images go on being that where images are of another size."""
+    images, rest = divmod(native.group_size or 0, native.num_tokens)
+    return own if rest else override(own, {"group_size": images * own.num_tokens or None})
 
 
 def _preset(family: str, config: MoEViTConfig) -> str:

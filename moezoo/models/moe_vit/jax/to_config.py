@@ -18,7 +18,7 @@ SOFT_ROUTER = f"vmoe.projects.soft_moe.router.{SOFT}"
 
 
 def reference_config(config: MoEViTConfig) -> dict[str, Any]:
-    """What google-research/vmoe builds the same model from. What it cannot say and only training feels is logged.
+    """What google-research/vmoe builds the same model from. What it cannot say, and can be said anew, is logged.
 
     Raises:
         ConfigError: It cannot say something that the model computes by.
