@@ -8,6 +8,7 @@ The kept copies are as large as the weights themselves; :func:`packed_bytes` say
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class PackCache:
 class KeepsPacks(nn.Module):
     """A module with a :class:`PackCache`, freed by what changes the weights, or says that they will change."""
 
-    packs: PackCache
+    if TYPE_CHECKING:  # TorchScript reads annotations, and would stumble over this one with an error of its own
+        packs: PackCache
 
     def train(self, mode: bool = True):
         if mode:
