@@ -6,20 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le
 
 from moezoo.config import STRICT, option
 from moezoo.errors import ConfigError
+from moezoo.models.timm_backbone import Count, Place, Rate, TimmBackboneConfig
 
-Count: TypeAlias = Annotated[int, Ge(1), Le(65536)]
-Rate: TypeAlias = Annotated[float, Ge(0.0), Lt(1.0)]
 Weight: TypeAlias = Annotated[float, Ge(0.0)]
 Factor: TypeAlias = Annotated[float, Ge(1e-3), Le(1e6)]
-Place: TypeAlias = int | str | tuple[int | str, int]
 
 
 @dataclass(frozen=True)
-class UpcycledConfig:
+class UpcycledConfig(TimmBackboneConfig):
     """A timm backbone some of whose MLPs are mixtures of experts. ``None`` keeps timm's default."""
 
     __pydantic_config__ = STRICT
@@ -27,17 +25,6 @@ class UpcycledConfig:
     upcycles: ClassVar[bool] = True
     """That this configuration rebuilds the model, whose own MLPs became experts."""
 
-    model_name: str = option("vit_small_patch16_224", "timm architecture of the backbone", alias="backbone")
-    backbone_tag: str | None = option(None, "timm weight tag, for example augreg_in21k_ft_in1k")
-    backbone_args: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "further keyword arguments of the timm model", "aliases": ()}
-    )
-    num_classes: Annotated[int, Ge(0), Le(1_000_000)] | None = option(1000, "classes; 0 gives pooled features")
-    in_chans: Annotated[int, Ge(1), Le(1024)] | None = option(3, "channels of the image", alias="in_channels")
-    img_size: Count | tuple[Count, Count] | None = option(None, "side of the image, or (height, width)")
-    drop_rate: Rate | None = option(None, "dropout before the backbone's classifier")
-    drop_path_rate: Rate | None = option(None, "stochastic depth of the backbone")
-    global_pool: str | None = option(None, "pooling before the classifier, in timm's words")
     moe_layers: int | str | tuple[Place, ...] = option(
         "last2",
         "whose MLPs become experts: last<n> (the last n of every second block), every<n>, all, last, last_half, "
@@ -61,11 +48,6 @@ class UpcycledConfig:
         for name, method in (("init_noise", "noise"), ("partition", "partition")):
             if getattr(self, name) is not None and self.init != method:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not allowed with init={self.init!r}.")
-
-    @property
-    def backbone(self) -> str:
-        """``model_name`` under the name common to all families."""
-        return self.model_name
 
 
 @dataclass(frozen=True)
