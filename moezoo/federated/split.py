@@ -15,6 +15,7 @@ from moezoo.federated.layer import FederatedMoE
 from moezoo.moe.experts.conv import ConvExperts
 from moezoo.moe.experts.modules import ModuleExperts
 from moezoo.moe.layer import MoELayer
+from moezoo.moe.paths.packs import repack
 from moezoo.names import did_you_mean
 
 LocalExperts = Sequence[int] | Mapping[str, Sequence[int]]
@@ -107,9 +108,7 @@ class ParameterSplit:
             expected[axis] = len(experts[layer])
             _check_shape(name, value, torch.Size(expected))
             target.index_copy_(axis, torch.tensor(experts[layer], device=target.device), value.to(target.dtype))
-        for module in model.modules():
-            if isinstance(module, MoELayer) and (packs := getattr(module.experts, "packs", None)) is not None:
-                packs.drop()  # second copies of the weights, for evaluation
+        repack(model)
 
 
 def split_parameters(model: nn.Module, local_experts: LocalExperts | None = None) -> ParameterSplit:

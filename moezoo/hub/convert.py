@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moezoo.errors import ConfigError, InputError, OutputError, WeightsCorrupted, WeightsUnavailable
-from moezoo.hub.files import STAGING, check_writable, exclusive, move_into_place, output_errors, seal
+from moezoo.hub.files import check_writable, drafted, exclusive
 from moezoo.hub.state import portable, refuse_nonfinite, shown
 from moezoo.names import did_you_mean
 
@@ -62,19 +61,8 @@ def convert_pth(
         raise OutputError(f"{str(target)!r} exists: overwrite=True (--overwrite) replaces it, out= names another")
     state = portable(_unwrapped_names(_state_dict(_read(source), key, str(source))), str(source))
     refuse_nonfinite(state, repr(str(source)))
-    folder = check_writable(target.parent)
-    with exclusive(folder), output_errors(target):
-        staging = folder / STAGING
-        staging.mkdir(exist_ok=True)
-        draft = staging / target.name
-        try:
-            save_file(state, draft, metadata={"format": "pt"})
-            seal(draft)
-            move_into_place(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what a killed save left there is not ours to drop
-                staging.rmdir()
+    with exclusive(check_writable(target.parent)), drafted(target) as draft:
+        save_file(state, draft, metadata={"format": "pt"})
     return target
 
 

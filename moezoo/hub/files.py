@@ -127,8 +127,9 @@ def move_into_place(source: Path, target: Path) -> None:
     flush_folder(target.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8, ``\\n`` line ends) atomically and durably.
+@contextlib.contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A file to write in the place of ``path``, which it takes at the end, atomically and durably; or not at all.
 
     Raises:
         OutputError: The file cannot be written; the old one is still whole.
@@ -138,13 +139,19 @@ def write_text(path: Path, text: str) -> None:
     with output_errors(path):
         staging.mkdir(exist_ok=True)
         try:
-            draft.write_bytes(text.encode("utf-8"))
+            yield draft
             seal(draft)
             move_into_place(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another file waits there
+            with contextlib.suppress(OSError):  # another file waits there, or what a killed save left
                 staging.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8, ``\\n`` line ends), as :func:`drafted` does."""
+    with drafted(path) as draft:
+        draft.write_bytes(text.encode("utf-8"))
 
 
 def file_digest(path: Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:

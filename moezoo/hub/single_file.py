@@ -6,7 +6,6 @@ The folder of ``save_pretrained`` has a ``config.json`` and a ``tokenizer.json``
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from moezoo.backbones.live import current_config
 from moezoo.config import decode, to_dict
 from moezoo.errors import ConfigError, InputError, WeightsCorrupted, WeightsUnavailable
 from moezoo.hub.company import labels_of, tokenizer_text
-from moezoo.hub.files import STAGING, check_writable, exclusive, move_into_place, output_errors, seal
+from moezoo.hub.files import check_writable, drafted, exclusive
 from moezoo.hub.header import check_suffix
 from moezoo.hub.injected import origin_of, refuse_upcycled
 from moezoo.hub.schema import FORMAT_VERSION, typed
@@ -86,19 +85,8 @@ def save_single_file(model: nn.Module, path: str | os.PathLike[str], *, dataset:
     metadata = {"format": "pt", ABOUT: json.dumps(about, ensure_ascii=False)}
     if tokenizer is not None:
         metadata[TOKENIZER] = tokenizer
-    folder = check_writable(path.parent)
-    staging = folder / STAGING
-    with exclusive(folder), output_errors(path):
-        staging.mkdir(exist_ok=True)
-        draft = staging / path.name
-        try:
-            save_file(state, draft, metadata=metadata)
-            seal(draft)
-            move_into_place(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another file waits there
-                staging.rmdir()
+    with exclusive(check_writable(path.parent)), drafted(path) as draft:
+        save_file(state, draft, metadata=metadata)
     return path
 
 

@@ -85,13 +85,11 @@ class ExpertInit:
                 check_positive(option, check_probability(option, getattr(self, option)))
 
     def widths(self, dense: int, num_experts: int) -> list[int]:
-        """Hidden width of each of ``num_experts`` experts made from an MLP of hidden width ``dense``.
+        """``recycle``: hidden width of each of ``num_experts`` experts made from an MLP of hidden width ``dense``.
 
         Raises:
-            ConfigError: The units cannot be dealt out evenly, or there are fewer experts than core experts.
+            ConfigError: There are fewer experts than core experts.
         """
-        if self.method != "recycle":
-            return [self.hidden_dim(dense, num_experts)] * num_experts
         return [max(1, round(ratio * dense)) for ratio in self.ratios(num_experts)]
 
     def ratios(self, num_experts: int) -> list[float]:

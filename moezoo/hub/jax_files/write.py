@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moezoo.errors import ConfigError, OutputError
-from moezoo.hub.files import STAGING, check_writable, exclusive, move_into_place, output_errors, seal
+from moezoo.hub.files import check_writable, drafted, exclusive
 from moezoo.hub.jax_files.flax_msgpack import pack
 from moezoo.hub.jax_files.tree import nested
 
@@ -42,20 +41,9 @@ def write_jax(params: Mapping[str, NDArray[Any]], out: str | os.PathLike[str], *
         MissingPackageError: msgpack is not installed, and ``out`` is not an ``.npz``.
     """
     target = check_target(out, overwrite)
-    folder = check_writable(target.parent)
-    with exclusive(folder), output_errors(target):
-        staging = folder / STAGING
-        staging.mkdir(exist_ok=True)
-        draft = staging / target.name
-        try:
-            if target.suffix == ".npz":
-                np.savez(draft, **params)  # type: ignore[arg-type]
-            else:
-                draft.write_bytes(pack(nested(params)))
-            seal(draft)
-            move_into_place(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what a killed save left there is not ours to drop
-                staging.rmdir()
+    with exclusive(check_writable(target.parent)), drafted(target) as draft:
+        if target.suffix == ".npz":
+            np.savez(draft, **params)  # type: ignore[arg-type]
+        else:
+            draft.write_bytes(pack(nested(params)))
     return target
