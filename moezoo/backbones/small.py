@@ -10,44 +10,28 @@ from timm.models import VisionTransformer, build_model_with_cfg, generate_defaul
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
+
+def _images(*input_size: int, first_conv: str, num_classes: int = 0) -> dict[str, Any]:
+    """What timm is told of a backbone for small images of (channels, height, width), with values from -1 to 1."""
+    return {
+        "num_classes": num_classes,
+        "input_size": input_size,
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "fixed_input_size": True,
+        "mean": (0.5,) * input_size[0],
+        "std": (0.5,) * input_size[0],
+        "first_conv": first_conv,
+        "classifier": "head",
+    }
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "moezoo_vit_digits.untrained": {
-            "num_classes": 10,
-            "input_size": (1, 16, 16),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "fixed_input_size": True,
-            "mean": (0.5,),
-            "std": (0.5,),
-            "first_conv": "patch_embed.backbone.0.conv",
-            "classifier": "head",
-        },
-        "moezoo_patches_figures.untrained": {
-            "num_classes": 0,
-            "input_size": (3, 128, 64),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "fixed_input_size": True,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-        "moezoo_vit_figures.untrained": {
-            "num_classes": 0,
-            "input_size": (3, 128, 64),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "fixed_input_size": True,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "first_conv": "patch_embed.backbone.0.conv",
-            "classifier": "head",
-        },
+        "moezoo_vit_digits.untrained": _images(1, 16, 16, first_conv="patch_embed.backbone.0.conv", num_classes=10),
+        "moezoo_patches_figures.untrained": _images(3, 128, 64, first_conv="patch_embed.proj"),
+        "moezoo_vit_figures.untrained": _images(3, 128, 64, first_conv="patch_embed.backbone.0.conv"),
     }
 )
 

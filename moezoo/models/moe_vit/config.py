@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
@@ -22,6 +22,17 @@ PerChannel: TypeAlias = Annotated[tuple[float, ...], Len(1, 1024)]
 Classifier: TypeAlias = Literal["token", "gap", "map", "first", "avg"]
 
 WORDS = ("all", "last_half", "last<n>", "every<n>")
+DIGITS: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "in_channels": 1,
+    "num_classes": 10,
+    "hidden_size": 64,
+    "num_layers": 4,
+    "num_heads": 4,
+    "mlp_dim": 128,
+}
+"""A small model for scikit-learn's digits, whatever its experts."""
 TIMM_POOLS = {"gap": "avg", "first": "token"}
 
 

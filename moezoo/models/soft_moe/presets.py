@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moezoo.models.moe_vit.config import DIGITS
 from moezoo.models.soft_moe import presets_upcycled  # noqa: F401  (registers those of timm's backbones)
 from moezoo.models.soft_moe.config import SoftMoEConfig
 from moezoo.registry import register_model
@@ -51,13 +52,6 @@ def soft_moe_h14() -> SoftMoEConfig:
 def soft_moe_digits() -> SoftMoEConfig:
     """Scikit-learn's digits. Trains in about a minute on two cores: ``moezoo train soft_moe/digits``."""
     return SoftMoEConfig(
-        img_size=16,
-        patch_size=4,
-        in_channels=1,
-        num_classes=10,
-        hidden_size=64,
-        num_layers=4,
-        num_heads=4,
-        mlp_dim=128,
+        **DIGITS,
         num_experts=16,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moezoo.models.moe_vit.config import DIGITS
 from moezoo.models.vmoe import presets_upcycled  # noqa: F401  (registers those of timm's backbones)
 from moezoo.models.vmoe.config import VMoEConfig
 from moezoo.registry import register_model
@@ -84,14 +85,7 @@ def vmoe_digits() -> VMoEConfig:
     Trains in about a minute on two cores: ``moezoo train vmoe/digits``.
     """
     return VMoEConfig(
-        img_size=16,
-        patch_size=4,
-        in_channels=1,
-        num_classes=10,
-        hidden_size=64,
-        num_layers=4,
-        num_heads=4,
-        mlp_dim=128,
+        **DIGITS,
         num_experts=8,
         eval_capacity_factor=4.0,
         expert_dropout=0.1,
