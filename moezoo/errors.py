@@ -61,11 +61,14 @@ class Interrupted(MoeZooError):
     """
 
     def __init__(self, signum: int, place: str = ""):
-        self.signum = signum
+        self.signum, self.place = signum, place
         self.exit_code = 128 + signum
         """What shells and schedulers expect of a process that a signal ended."""
         name = {2: "SIGINT", 15: "SIGTERM"}.get(signum, f"signal {signum}")
         super().__init__(f"stopped by {name}{place and ': '}{place}")
+
+    def __reduce__(self) -> tuple:  # a worker process hands its error over
+        return type(self), (self.signum, self.place)
 
 
 class DistributedError(MoeZooError, RuntimeError):

@@ -19,7 +19,8 @@ from moezoo.hub.backbone import published_weights
 from moezoo.hub.load import load_checkpoint
 from moezoo.hub.published import complete_config
 from moezoo.hub.single_file import read_single_file
-from moezoo.hub.stored import StoredModel, read_stored, unchanged
+from moezoo.hub.stored import read_stored, unchanged
+from moezoo.hub.stored_model import StoredModel
 from moezoo.names import canonical_stored_name, is_stored_name, nearest
 from moezoo.registry import build, model_config, model_weights, resolve
 

@@ -1,173 +1,58 @@
-"""Which models exist, by name. No torch here.
-
-Models have a registry of their own (parts are in :mod:`moezoo.parts`), because a model name also carries variants,
-weights and deprecated spellings.
-"""
+"""Which models exist, by name. No torch here."""
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from moezoo.config import field_names, override
-from moezoo.errors import MoeZooDeprecationWarning, RegistrationError, UnknownModelError
+from moezoo.errors import MoeZooDeprecationWarning, UnknownModelError
 from moezoo.names import HUB_BACKBONE, ModelName, did_you_mean, looks_like_hub_id, natural_key, parse_name
-from moezoo.parts import PART_NAME
+from moezoo.registration import (
+    DEPRECATED,
+    MODELS,
+    NAME_LIMIT,
+    OPEN_ARCHS,
+    ModelEntry,
+    OpenArchs,
+    register_model,
+    register_open_archs,
+)
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-NAME_LIMIT = 96
-"""Longest model name accepted; file names and hub ids are made of it."""
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One registered ``family/arch`` with its variants."""
-
-    base: str
-    entrypoint: Callable[[], Any]
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    weights: str | Mapping[str, str] | None = None
-    """``"backbone"``: the backbone has known weights; a mapping: variant (``""`` for bare) to stored name."""
-
-    @property
-    def default_variant(self) -> str:
-        """The variant that changes nothing, so that the bare name equals it; ``""`` when there is none."""
-        bare = self.entrypoint()
-        for variant, changes in self.variants.items():
-            names = field_names(type(bare))
-            if all(getattr(bare, names.get(key, key), None) == value for key, value in changes.items()):
-                return variant
-        return ""
-
-    def canonical_names(self) -> list[str]:
-        """The names ``list_models`` shows: every variant, and the bare name unless a variant equals it."""
-        bare = [] if self.default_variant else [self.base]
-        return bare + [f"{self.base}.{variant}" for variant in self.variants]
-
-
-@dataclass(frozen=True)
-class OpenArchs:
-    """A family's answer to architectures nobody registered, for example any timm name."""
-
-    config: Callable[[str], Any]
-    known: Callable[[str], bool]
-    """Whether the architecture exists; may import timm."""
-    names: Callable[[], Iterable[str]]
-    """Architectures to suggest for a misspelt one; may import timm."""
-    variants: Mapping[str, Mapping[str, Any]]
-
-
-_models: dict[str, ModelEntry] = {}
-_deprecated: dict[str, str] = {}
-_open_archs: dict[str, OpenArchs] = {}
-
-
-@overload
-def register_model(name: F) -> F: ...
-@overload
-def register_model(
-    name: str | None = None,
-    *,
-    variants: Mapping[str, Mapping[str, Any]] | None = None,
-    weights: str | Mapping[str, str] | None = None,
-    deprecated: Iterable[str] = (),
-) -> Callable[[F], F]: ...
-def register_model(name=None, *, variants=None, weights=None, deprecated=()):
-    """Register a small, torch-free function that returns a model's configuration.
-
-    Args:
-        name: ``family/arch``. Without it the function's own name is taken: ``entity_moe_vit_base`` in a module
-            ``….entity_moe.presets`` means ``entity_moe/vit_base``.
-        variants: Variant name to the config fields it changes. A variant that changes nothing is the default one.
-        weights: ``"backbone"`` when the backbone has pretrained weights, or a mapping from variant to the stored model
-            (``hf-hub:…``) that holds moezoo's own.
-        deprecated: Old ``family/arch`` names that still work with a warning.
-
-    Raises:
-        RegistrationError: The name is taken or malformed.
-    """
-    if callable(name):
-        return _register(None, name, {}, None, ())
-    if name is not None and not isinstance(name, str):
-        raise RegistrationError(f"model name {name!r} must be a string 'family/arch'")
-    variants = {} if variants is None else variants
-    if not isinstance(variants, Mapping) or not all(isinstance(changes, Mapping) for changes in variants.values()):
-        raise RegistrationError(f"variants={variants!r} must map variant names to the fields they change")
-    if weights not in (None, "backbone") and not isinstance(weights, Mapping):
-        raise RegistrationError(f"weights={weights!r} must be 'backbone' or map variants to stored names")
-    old_names = (deprecated,) if isinstance(deprecated, str) else tuple(deprecated)
-    return lambda fn: _register(name, fn, dict(variants), weights, old_names)
-
-
-def _register(name: str | None, fn: F, variants: dict, weights: Any, deprecated: tuple[str, ...]) -> F:
-    if name is None:
-        family = fn.__module__.split(".")[-2] if "." in fn.__module__ else ""
-        fn_name = fn.__name__
-        if family and fn_name.startswith(f"{family}_"):
-            name = f"{family}/{fn_name[len(family) + 1 :]}"
-        else:
-            raise RegistrationError(
-                f"register_model: the name of {fn_name!r} must start with its family ({family!r}_…), or pass "
-                "'family/arch'"
-            )
-    if not callable(fn):
-        raise RegistrationError(f"model {name!r} must be a function that returns a configuration, got {fn!r}")
-    family, slash, arch = name.partition("/")
-    if not slash or not PART_NAME.fullmatch(family) or not PART_NAME.fullmatch(arch) or len(name) > NAME_LIMIT:
-        raise RegistrationError(f"model name {name!r} must be 'family/arch' of letters, digits, '_' and '-'")
-    for variant in variants:
-        if not PART_NAME.fullmatch(variant):
-            raise RegistrationError(f"variant {variant!r} of {name!r} must be letters, digits, '_' or '-'")
-    for key in (name, *deprecated):
-        if key in _models or key in _deprecated:
-            raise RegistrationError(f"model {key!r} is already registered")
-    _check_entrypoint(name, fn, variants)
-    _models[name] = ModelEntry(name, fn, variants, weights)
-    _deprecated.update(dict.fromkeys(deprecated, name))
-    return fn
-
-
-def _check_entrypoint(name: str, fn: Callable[[], Any], variants: Mapping[str, Mapping[str, Any]]) -> None:
-    """Call it once now: a mistake found later would stop ``list_models`` for everybody."""
-    try:
-        config = fn()
-    except Exception as error:
-        raise RegistrationError(f"the function behind model {name!r} fails without arguments: {error!r}") from error
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise RegistrationError(f"the function behind model {name!r} must return a dataclass, got {config!r:.80}")
-    names = field_names(type(config))
-    for variant, changes in variants.items():
-        for key in changes:
-            if key not in names:
-                raise RegistrationError(
-                    f"variant {variant!r} of {name!r} changes the unknown field {key!r}.{did_you_mean(str(key), names)}"
-                )
-
-
-def register_open_archs(family: str, archs: OpenArchs) -> None:
-    """Let ``family/<anything archs.known accepts>`` be created without a registration of its own."""
-    if family in _open_archs:
-        raise RegistrationError(f"family {family!r} already answers to unregistered architectures")
-    _open_archs[family] = archs
+__all__ = [
+    "ModelEntry",
+    "OpenArchs",
+    "build",
+    "deprecated_models",
+    "families",
+    "is_model",
+    "is_model_pretrained",
+    "list_models",
+    "list_pretrained",
+    "model_config",
+    "model_entrypoint",
+    "model_weights",
+    "open_models",
+    "register_model",
+    "register_open_archs",
+    "resolve",
+]
 
 
 def families() -> list[str]:
     """Every family with at least one registered model."""
     _load()
-    return sorted({base.partition("/")[0] for base in (*_models, *_deprecated)} | set(_open_archs))
+    return sorted({base.partition("/")[0] for base in (*MODELS, *DEPRECATED)} | set(OPEN_ARCHS))
 
 
 def open_models() -> list[str]:
     """Every ``family/arch`` that is created without a registration of its own; may import timm."""
     _load()
-    return [f"{family}/{arch}" for family, archs in _open_archs.items() for arch in archs.names()]
+    return [f"{family}/{arch}" for family, archs in OPEN_ARCHS.items() for arch in archs.names()]
 
 
 def list_models(
@@ -195,7 +80,7 @@ def list_models(
         )
     include, exclude = _patterns(filter), _patterns(exclude_filters)
     names = []
-    for entry in _models.values():
+    for entry in MODELS.values():
         if family is not None and entry.base.partition("/")[0] != family:
             continue
         for name in entry.canonical_names():
@@ -218,7 +103,7 @@ def list_pretrained(filter: str | Iterable[str] = "", *, exclude_filters: str | 
 def deprecated_models() -> dict[str, str]:
     """Old ``family/arch`` names that still work with a warning, and what they mean now."""
     _load()
-    return dict(_deprecated)
+    return dict(DEPRECATED)
 
 
 def is_model(name: str) -> bool:
@@ -227,7 +112,7 @@ def is_model(name: str) -> bool:
         parsed, entry = resolve(name, warn=False)
     except UnknownModelError:
         return False
-    return entry is not None or _open_archs[parsed.family].known(parsed.arch)
+    return entry is not None or OPEN_ARCHS[parsed.family].known(parsed.arch)
 
 
 def is_model_pretrained(name: str) -> bool:
@@ -265,7 +150,7 @@ def model_config(name: str, **overrides: Any) -> Any:
     if entry is not None:
         config, variants = entry.entrypoint(), entry.variants
     else:
-        archs = _open_archs[parsed.family]
+        archs = OPEN_ARCHS[parsed.family]
         if not archs.known(parsed.arch):
             raise _unknown(name, (f"{parsed.family}/{arch}" for arch in archs.names()))
         config, variants = archs.config(parsed.arch), archs.variants
@@ -293,17 +178,17 @@ def resolve(name: str, *, warn: bool = True) -> tuple[ModelName, ModelEntry | No
     parsed = parse_name(name, families())
     if parsed is None:
         raise _unknown(name)
-    if parsed.base in _deprecated:
-        successor = _deprecated[parsed.base]
+    if parsed.base in DEPRECATED:
+        successor = DEPRECATED[parsed.base]
         if warn:
             text = f"{parsed.base!r} is deprecated, use {successor!r}"
             warnings.warn(text, MoeZooDeprecationWarning, stacklevel=_callers_level())
         family, _, arch = successor.partition("/")
         parsed = ModelName(family, arch, parsed.variant)
-    entry = _models.get(parsed.base)
-    if entry is None and parsed.family not in _open_archs:
+    entry = MODELS.get(parsed.base)
+    if entry is None and parsed.family not in OPEN_ARCHS:
         raise _unknown(name)
-    variants = entry.variants if entry is not None else _open_archs[parsed.family].variants
+    variants = entry.variants if entry is not None else OPEN_ARCHS[parsed.family].variants
     if parsed.variant not in variants and parsed.arch.startswith(HUB_BACKBONE):
         parsed = ModelName(parsed.family, str(parsed).partition("/")[2])  # the dot was the Hub id's own
     if parsed.variant and parsed.variant not in variants:
@@ -324,7 +209,7 @@ def _callers_level() -> int:
 
 
 def _unknown(name: str, more: Iterable[str] = ()) -> UnknownModelError:
-    spellings = [s for entry in _models.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
+    spellings = [s for entry in MODELS.values() for n in entry.canonical_names() for s in _spellings(entry, n)]
     hint = did_you_mean(name, [*spellings, *more])
     if len(name) <= NAME_LIMIT and looks_like_hub_id(name) and name.partition("/")[0] not in families():
         hint += f" A model on the Hub is written 'hf-hub:{name}'."

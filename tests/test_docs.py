@@ -165,7 +165,7 @@ def built_in(registry):
 
 
 def test_the_table_of_experts_says_which_paths_each_has():
-    columns = ("loop", "sorted", "batched", "packed", "native", "grouped", "static")
+    columns = ("loop", "sorted", "batched", "packed", "native", "grouped", "triton", "static")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|" + r" (✓?) ?\|" * len(columns), README, re.MULTILINE)
     assert {row[0] for row in rows} == built_in(experts)
     for name, *marks in rows:

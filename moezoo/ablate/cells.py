@@ -51,7 +51,7 @@ def settings_of(plan: Plan) -> list[Setting]:
         UnknownModelError: There is no such variant.
     """
     known: dict[str, Cell] = {}
-    base = tuple(_cell(BASE, seed, plan.recipe(seed=seed), plan, known) for seed in range(plan.seeds))
+    base = tuple(_cell(BASE, plan.recipe(seed=seed), plan, known) for seed in range(plan.seeds))
     found = [Setting(BASE, "", base, True)]
     for factor in plan.factors:
         if factor.is_dial:
@@ -74,7 +74,7 @@ def _trained(plan: Plan, factor: Factor, base: tuple[Cell, ...], known: dict[str
     settings = []
     for value in factor.values:
         cells = tuple(
-            _cell(f"{factor.name}={words(value)}", seed, _changed(plan, factor.name, value, seed), plan, known)
+            _cell(f"{factor.name}={words(value)}", _changed(plan, factor.name, value, seed), plan, known)
             for seed in range(plan.seeds)
         )
         settings.append(Setting(factor.name, value, cells, cells == base))
@@ -106,7 +106,7 @@ def _base_value(plan: Plan, name: str) -> Any:
     return getattr(config, fields.get(name, fields.get(key, key)))
 
 
-def _cell(title: str, seed: int, recipe: Recipe, plan: Plan, known: dict[str, Cell]) -> Cell:
+def _cell(title: str, recipe: Recipe, plan: Plan, known: dict[str, Cell]) -> Cell:
     facts = facts_of(recipe, pretrained=plan.pretrained)
     identity = json.dumps(facts, sort_keys=True)
     if identity not in known:

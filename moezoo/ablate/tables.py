@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -40,32 +42,47 @@ def ablation_table(ablation: Ablation) -> Table:
     return table
 
 
-def efficiency_table(ablation: Ablation) -> Table | None:
-    """What the models cost, one row per setting with a run; ``None`` where it was not measured."""
+def cost_tables(ablation: Ablation) -> list[Table]:
+    """What the models cost, one row per setting with a run, and of models with gates how these use their experts; none
+    where it was not measured."""
     measured = [row for row in ablation.rows if row.efficiency is not None]
     if not measured:
-        return None
+        return []
+    gated = any(row.mean("balance") is not None for row in measured)
+    return [_costs(ablation, measured), *([_gates(ablation, measured)] if gated else [])]
+
+
+def _costs(ablation: Ablation, measured: Sequence[Row]) -> Table:
     columns = ("k params", "MFLOPs", "ms", "x base", "train MiB", "eval MiB")
-    gates = ("balance", "active", "stable") if any(row.mean("balance") is not None for row in measured) else ()
-    table = narrow_table(f"{ablation.plan.name}: cost", "", *columns, *gates)
+    table = narrow_table(f"{ablation.plan.name}: cost", "", *columns)
     for row in measured:
         each = row.efficiency
         assert each is not None
-        name = BASE if row.factor == BASE else f"{row.factor.rpartition('.')[2]} {words(row.value)}"
-        used = [row.mean(field) for field in GATES] if gates else []
         table.add_row(
-            escape(f"{name}{' •' if row.is_base and row.factor != BASE else ''}"),
+            _setting(row),
             f"{each.parameters / 1e3:,.0f}",
             _mega(row.mean("flops_p50")),
             f"{each.ms_per_image:.2f}",
             f"{each.time_vs_base:.2f}",
             f"{each.train_memory / 2**20:.1f}",
             f"{each.eval_memory / 2**20:.1f}",
-            *("-" if value is None else f"{value:.3f}" for value in used),
         )
     table.caption = f"per image, in batches of {IMAGES}; memory of such a batch"
     table.caption_justify = "left"
     return table
+
+
+def _gates(ablation: Ablation, measured: Sequence[Row]) -> Table:
+    table = narrow_table(f"{ablation.plan.name}: use of the experts by weight", "", "balance", "active", "stability")
+    for row in measured:
+        used = (row.mean(field) for field in GATES)
+        table.add_row(_setting(row), *("-" if value is None else f"{value:.3f}" for value in used))
+    return table
+
+
+def _setting(row: Row) -> str:
+    name = BASE if row.factor == BASE else f"{row.factor.rpartition('.')[2]} {words(row.value)}"
+    return escape(f"{name}{' •' if row.is_base and row.factor != BASE else ''}")
 
 
 def _share(row: Row, field: str, spread: float | None) -> str:

@@ -118,7 +118,7 @@ def create_backbone(
             raise _refused(name, str(error)) from error
         if isinstance(error, RuntimeError):
             raise
-        raise ConfigError(f"timm cannot build {arch!r} with {kwargs}: {error}") from error
+        raise ConfigError(f"timm cannot build {arch!r} with {kwargs}: {error or type(error).__name__}") from error
     _describe_data(model, config, size)
     return model
 

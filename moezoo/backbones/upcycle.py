@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from moezoo.backbones.blocks import find_blocks, other_modules
-from moezoo.backbones.chains import Place, find_mlps
+from moezoo.backbones.chains import Place
 from moezoo.backbones.groups import keep_in_host_groups
 from moezoo.backbones.hf.encoder import vision_part
-from moezoo.backbones.in_place import InPlaceOfMLP, accept_dense
+from moezoo.backbones.in_place import InPlaceOfMLP
 from moezoo.backbones.inject import adapters_of, names_inside
-from moezoo.backbones.layout import candidate_sites
+from moezoo.backbones.mlp_places import find_places, prepared_by, replace_mlps, settle, weight_like
 from moezoo.backbones.recycled import Images, check_images, measure_activity
-from moezoo.backbones.site import Block
-from moezoo.backbones.trace import Trace, model_input_size, trace
+from moezoo.backbones.trace import model_input_size, trace
 from moezoo.backbones.upcycle_layer import UpcycleConfig, build_layer, why_not_preserved
 from moezoo.backbones.upcycle_report import UpcycledSite, UpcycleReport, measure_gap
 from moezoo.backbones.upcycled import UpcycledMLP
-from moezoo.backbones.where import describe, select_blocks
 from moezoo.config import decode
-from moezoo.errors import ConfigError, InjectionError
+from moezoo.errors import InjectionError
 from moezoo.moe.aux import mark_root
 from moezoo.moe.recycling import Activity
 from moezoo.moe.upcycling import ExpertInit
@@ -33,7 +28,6 @@ from moezoo.moe.upcycling import ExpertInit
 __all__ = ["UpcycleConfig", "UpcycleReport", "UpcycledSite", "measure_gap", "upcycle"]
 
 log = logging.getLogger(__name__)
-M = TypeVar("M", bound=InPlaceOfMLP)
 
 
 @torch.inference_mode(False)  # experts are to be trained, wherever they were made
@@ -114,28 +108,6 @@ def upcycle(
     return model
 
 
-def replace_mlps(
-    model: nn.Module, where: Any, input_size: tuple[int, int, int] | None, make: Callable[[Place], InPlaceOfMLP]
-) -> list[tuple[Place, str]]:
-    """Put what ``make`` makes in the place of every MLP at ``where``, so that dense checkpoints go on loading.
-
-    Returns:
-        The places, each with the block it is in.
-
-    Raises:
-        InjectionError: As of :func:`find_places`, or the model does not run each of them once. It is left as it was.
-    """
-    size = model_input_size(model, input_size)
-    found = find_places(model, trace(model, size), where)
-    _swap(model, [place for place, _ in found], [make(place) for place, _ in found], size)
-    for place, _ in found:
-        if place.module == place.anchor:
-            accept_dense(model.get_submodule(place.module), "")
-        else:
-            accept_dense(model.get_submodule(place.anchor), place.module.removeprefix(f"{place.anchor}."))
-    return found
-
-
 def _check_upcyclable(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InjectionError(f"model={model!r:.80} is not allowed: upcycle takes a torch.nn.Module.")
@@ -146,48 +118,6 @@ def _check_upcyclable(model: Any) -> None:
     for name, module in model.named_modules():
         if isinstance(module, InPlaceOfMLP):
             raise InjectionError(f"the model is upcycled already ({name!r}); name every place in one call.")
-
-
-def find_places(model: nn.Module, traced: Trace, where: Any) -> list[tuple[Place, str]]:
-    """Every MLP at ``where`` with the block it is in.
-
-    Raises:
-        InjectionError: There is none, it runs more than once, or it shares its weights.
-    """
-    blocks = find_blocks(traced)
-    others = other_modules(traced, blocks)
-    skip = tuple(adapters_of(model))
-    found: dict[str, tuple[Place, str]] = {}
-    without: dict[str, dict[str, str]] = {}
-    for i in select_blocks(blocks, where, others):
-        block = [*blocks, *others][i]
-        places, refused = find_mlps(model, traced, block.name, candidate_sites(traced, block, i), skip)
-        found.update({place.module: (place, block.name) for place in places})
-        if not places:
-            without[block.name] = refused
-    if without:
-        raise InjectionError(_nothing_there(model, without, sorted({block for _, block in found.values()}), blocks))
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    for place, _ in found.values():
-        if not traced.called_once(place.module):
-            times = len(traced.calls[place.module])
-            raise InjectionError(f"{place.module!r} runs {times} times in a forward; an MoE needs one that runs once.")
-        for key in place.dense.keys:
-            if owners[id(model.get_parameter(f"{place.anchor}.{key}"))] > 1:
-                raise InjectionError(f"{place.anchor}.{key} is shared with another layer, which upcycling would part.")
-    return list(found.values())
-
-
-def _nothing_there(model: nn.Module, without: dict[str, dict[str, str]], having: list[str], blocks: list[Block]) -> str:
-    kinds = ", ".join(dict.fromkeys(type(model.get_submodule(name)).__name__ for name in without))
-    reasons = [f"{name}: {why}" for refused in without.values() for name, why in refused.items()]
-    told = f" {'; '.join(reasons[:3])}." if reasons else ""
-    if having:
-        told += f" There are MLPs in {', '.join(having)}: name those by where=."
-    return (
-        f"no MLP to upcycle in {', '.join(list(without)[:6])} ({kinds}).{told} The blocks are {describe(blocks)}. "
-        "inject_moe adds experts behind any block."
-    )
 
 
 def _activity(
@@ -209,51 +139,3 @@ def _make(
     settle(made, model, place)
     made.activity = None
     return made
-
-
-def weight_like(model: nn.Module, place: Place) -> nn.Parameter:
-    """A weight of the MLP at ``place``.
-
-    Raises:
-        ConfigError: It is quantised.
-    """
-    like = model.get_submodule(place.anchor).get_parameter(place.dense.keys[0])
-    if not like.is_floating_point():
-        raise ConfigError(f"experts need floating-point weights, {place.anchor} has {like.dtype}.")
-    return like
-
-
-def prepared_by(model: nn.Module, place: Place) -> nn.Module | None:
-    """The MLP's own norm of its input."""
-    return model.get_submodule(place.anchor).get_submodule(place.dense.before) if place.dense.before else None
-
-
-def settle(made: M, model: nn.Module, place: Place) -> M:
-    """``made`` on the device of the MLP at ``place``, in its dtype and mode, with its weights."""
-    anchor, like = model.get_submodule(place.anchor), weight_like(model, place)
-    made.inside.to(device=like.device, dtype=like.dtype)
-    made.load_dense({key: anchor.get_parameter(key).detach() for key in place.dense.keys})
-    modules: tuple[nn.Module, ...] = (made, *made.inside.modules())
-    for module in modules:
-        module.training = model.get_submodule(place.module).training
-    return made
-
-
-def _swap(model: nn.Module, places: list[Place], made: Sequence[nn.Module], size: tuple[int, int, int]) -> None:
-    """Put every module in its place, and back if the model then does not run each of them once."""
-    new: dict[str, nn.Module] = {}
-    for place, module in zip(places, made, strict=True):
-        new[place.module] = module
-        new.update({name: nn.Identity() for name in place.idle})
-    old = {name: model.get_submodule(name) for name in new}
-    try:
-        for name, part in new.items():
-            model.set_submodule(name, part)
-        traced = trace(model, size)
-        for place in places:
-            if not traced.called_once(place.module):
-                raise InjectionError(f"{place.module!r} cannot be upcycled: the model does not call it as a module.")
-    except Exception:
-        for name, part in old.items():
-            model.set_submodule(name, part)
-        raise

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from moezoo.backbones.chains import Place
 from moezoo.backbones.in_place import InPlaceOfMLP
+from moezoo.backbones.mlp_places import prepared_by, replace_mlps, settle, weight_like
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.backbones.site import Site
-from moezoo.backbones.upcycle import prepared_by, replace_mlps, settle, weight_like
 from moezoo.moe.experts.mlp_expert import MLPExpert
 from moezoo.moe.recycling import recycle_stack
 from moezoo.moe.upcycling import DenseWeights, ExpertInit, spread

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moezoo.cli.options import StartPretrained
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,7 +30,7 @@ def ablate(
     ] = None,
     seeds: Annotated[int, typer.Option(help="runs of everything, with seeds that follow the recipe's")] = 1,
     out: Annotated[Path | None, typer.Option(help="the ablation's folder; by default runs/ablation-<model>")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="start from pretrained weights")] = False,
+    pretrained: StartPretrained = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="also parameters, time per image and memory of the models")
     ] = False,
@@ -65,7 +67,7 @@ def run_ablation(
     """Do it behind a bar, print the table, draw; the files, which lie in ``folder`` or else in ``tables`` too."""
     from moezoo.ablate import ablate
     from moezoo.ablate.progress import AblationBar
-    from moezoo.ablate.tables import ablation_table, efficiency_table
+    from moezoo.ablate.tables import ablation_table, cost_tables
     from moezoo.cli.log import log_shown
     from moezoo.train import probe_folder
     from moezoo.viz import ablation_figure, save_figure
@@ -74,9 +76,8 @@ def run_ablation(
     console.print(f"Ablating {plan.name} by {names}, into {folder}", markup=False, highlight=False, soft_wrap=True)
     with log_shown(console):
         found = ablate(plan, folder, watcher=AblationBar(plan.name, console), overwrite=overwrite)
-    console.print(ablation_table(found))
-    if (costs := efficiency_table(found)) is not None:
-        console.print(costs)
+    for table in (ablation_table(found), *cost_tables(found)):
+        console.print(table)
     metric = found.rows[0].results[0].test_name.removeprefix("test_")
     figure = ablation_figure(found.points(), base=found.base_values(), metric=metric)
     place = probe_folder(tables or folder)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.options import Fields
+
 
 def bench(
     names: Annotated[
@@ -29,9 +31,7 @@ def bench(
     compare: Annotated[
         bool, typer.Option(help="measure the dense twin and the plain backbone beside each model")
     ] = True,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
-    ] = None,
+    set_: Fields = None,
     out: Annotated[
         list[Path] | None,
         typer.Option("--out", "-o", help="also write a .md, .csv or .json file; may be repeated"),
@@ -67,8 +67,8 @@ def bench(
 
     import torch
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from moezoo.cli.counting import stepped
     from moezoo.config import parse_assignments
     from moezoo.measure.bench import run_bench
     from moezoo.measure.bench_case import COMPARISONS
@@ -81,9 +81,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(check_int("threads", threads, low=1))
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("bench", total=None)
+    with stepped("bench", unequal=True) as tell:
         rows = run_bench(
             names,
             batch_sizes=batch_size or [1],
@@ -94,7 +92,7 @@ def bench(
             compare=COMPARISONS if compare else (),
             overrides=parse_assignments(set_ or []),
             seed=seed,
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=tell,
         )
     console.print(bench_tables(rows))
     script = Path(sys.argv[0])

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.options import Checkpoint, RecipeValues, TakePretrained
+
 
 def compress(
     name: Annotated[str, typer.Argument(help="model name, local-dir:FOLDER of a finished run, or hf-hub:user/repo")],
@@ -18,9 +20,9 @@ def compress(
     prune_experts: Annotated[
         int | None, typer.Option(help="experts that stay in every MoE layer: those that validation images use most")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example data.name=digits")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
+    set_: RecipeValues = None,
+    checkpoint: Checkpoint = None,
+    pretrained: TakePretrained = False,
     split: Annotated[str, typer.Option(help="val or test: the images of the score")] = "test",
     score: Annotated[bool, typer.Option(help="judge both models on the data set; without, no data is read")] = True,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images that are timed together")] = 16,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moezoo.cli.options import RecipeFile
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,7 +37,7 @@ def diff_moe(
     save_dir: Annotated[
         Path, typer.Option("--save_dir", help="folder of checkpoints/, visualizations/ and runs/")
     ] = Path(),
-    config: Annotated[Path | None, typer.Option(help="YAML file over the model's recipe")] = None,
+    config: RecipeFile = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over both, for example data.root=data")
     ] = None,

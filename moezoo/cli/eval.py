@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from moezoo.cli.folders import RUNS
+from moezoo.cli.options import Checkpoint, FinishedModel, Generation, RecipeValues, TakePretrained
 
 
 def eval_(
-    name: Annotated[str, typer.Argument(help="model name, or local-dir:FOLDER of a finished run")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, for example data.name=digits")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
+    name: FinishedModel,
+    set_: RecipeValues = None,
+    checkpoint: Checkpoint = None,
+    pretrained: TakePretrained = False,
     split: Annotated[str, typer.Option(help="val or test")] = "test",
     robustness: Annotated[
         bool, typer.Option("--robustness", help="also under noise, blur and shift, each at three strengths")
@@ -22,10 +23,7 @@ def eval_(
     metric: Annotated[
         list[str] | None, typer.Option(help="a registered metric; may be repeated; by default all of them")
     ] = None,
-    generate: Annotated[
-        list[str] | None,
-        typer.Option(help="of a captioner: key=value, for example num_beams=1; may be repeated"),
-    ] = None,
+    generate: Generation = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", help="images per forward; by default twice that of training")
     ] = None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moezoo.cli.options import Checkpoint, Device, Fields, FinishedModel, TakePretrained
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    name: Annotated[str, typer.Argument(help="model name, or local-dir:FOLDER of a finished run")],
+    name: FinishedModel,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -41,19 +43,17 @@ def explain(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the pictures and explanation.json")] = Path(
         "explanation"
     ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
-    ] = None,
+    device: Device = "auto",
+    checkpoint: Checkpoint = None,
+    pretrained: TakePretrained = False,
+    set_: Fields = None,
 ) -> None:
     """Say which spectrum, region, scale and expert decided, how far that can be trusted, and draw it."""
     import json
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from moezoo.cli.counting import stepped
     from moezoo.errors import ConfigError
     from moezoo.eval import explain_decision
     from moezoo.factory import create_model
@@ -66,7 +66,7 @@ def explain(
     check_int("images", images, low=1)
     if (match or against) and not files:
         raise ConfigError("--match and --against are of files: in a data set the nearest right answer is the match.")
-    stored, shown = is_stored_name(name), Console(stderr=True)
+    stored = is_stored_name(name)
     recipe = resolve_recipe(name, assignments=set_ or [], needs_data=not files)
     folder = probe_folder(out)
     if files:
@@ -78,9 +78,7 @@ def explain(
         model.to(find_device(device)).eval()
         given = _of_data(model, splits, recipe, images)
     titles, batch, pixels, options = given
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task("explain", total=None)
+    with stepped("explain") as tell:
         found = explain_decision(
             model,
             batch,
@@ -90,7 +88,7 @@ def explain(
             fill=fill,
             steps=steps,
             batch_size=batch_size,
-            progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
+            progress=lambda what, done, of: tell(done, of, what),
             **options,
         )
     console = Console()

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.options import Checkpoint, Fields, StoredModel
+
 
 def export(
-    name: Annotated[str, typer.Argument(help="model name, local-dir:FOLDER or hf-hub:user/repo")],
+    name: StoredModel,
     format: Annotated[str, typer.Option("--format", "-f", help="onnx or pt2")] = "onnx",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="the file; by default the name with the format as its ending")
@@ -18,15 +20,13 @@ def export(
         bool | None,
         typer.Option("--pretrained/--no-pretrained", help="take pretrained weights; by default for stored models only"),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
+    checkpoint: Checkpoint = None,
     img_size: Annotated[int | None, typer.Option(help="side of the image; by default the model's own")] = None,
     static_batch: Annotated[bool, typer.Option("--static-batch", help="fix the number of images")] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", help="that number, with --static-batch; 1 by default")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
-    ] = None,
+    set_: Fields = None,
     opset: Annotated[int | None, typer.Option(help="version of ONNX's operators; by default torch's choice")] = None,
     check: Annotated[
         bool, typer.Option(help="compare with the model, on images that reach experts which tracing did not")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moezoo.cli.options import ModelToTrain, RecipeFile, StartPretrained
 from moezoo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def federate(
-    name: Annotated[str, typer.Argument(help="model name, for example entity_moe/digits")],
+    name: ModelToTrain,
     clients: Annotated[int, typer.Option(help="clients, each with a share of the training images")] = 4,
     rounds: Annotated[int, typer.Option(help="rounds of training and averaging")] = 10,
     local_epochs: Annotated[int, typer.Option(help="passes over a client's images in a round")] = 1,
@@ -35,12 +36,12 @@ def federate(
     baselines: Annotated[
         str, typer.Option(help="also trained: fedavg,local,central, or none")
     ] = "fedavg,local,central",
-    config: Annotated[Path | None, typer.Option(help="YAML file over the model's recipe")] = None,
+    config: RecipeFile = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over both, for example training.lr=0.001")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder; by default runs/federated-<model>")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="start from pretrained weights")] = False,
+    pretrained: StartPretrained = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="drop the simulation that the folder holds")] = False,
     serve: Annotated[str | None, typer.Option(help="HOST:PORT: be the server of real clients (Flower)")] = None,
     join: Annotated[str | None, typer.Option(help="HOST:PORT of the server: be one client (Flower)")] = None,

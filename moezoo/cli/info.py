@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from moezoo.cli.options import Fields
+
 
 def info(
     name: Annotated[str, typer.Argument(help="model name, for example entity_moe/vit_base.last")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
-    ] = None,
+    set_: Fields = None,
     size: Annotated[bool, typer.Option("--size", help="also count parameters, without allocating them")] = False,
 ) -> None:
     """Show a model's configuration; --size builds it on the meta device and counts parameters."""

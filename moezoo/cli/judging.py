@@ -14,21 +14,17 @@ if TYPE_CHECKING:
 
 def judge_test(model: nn.Module, splits: Splits | CaptionedSplits | ReidSplits, recipe: Recipe) -> Evaluation:
     """What ``model`` makes of the test images, with the batches, workers and language of ``recipe``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from moezoo.cli.counting import counted
     from moezoo.eval.part import evaluate_part, passes, sentences_for
 
     training = recipe.training
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task("test images", total=passes(model, splits) * len(splits.test))  # type: ignore[arg-type]
+    images = passes(model, splits) * len(splits.test)  # type: ignore[arg-type]
+    with counted("test images", images, logs=False) as done:
         return evaluate_part(
             model,
             splits,
             batch_size=2 * training.batch_size,
             num_workers=training.num_workers,
             sentences=sentences_for(model, splits, training.language),
-            progress=lambda images: bar.advance(task, images),
+            progress=done,
         )

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from moezoo.cli.options import Checkpoint, Device, Fields, Generation, StoredModel, TakePretrained
+
 TOP = 5
 
 
 def predict(
-    name: Annotated[str, typer.Argument(help="model name, local-dir:FOLDER or hf-hub:user/repo")],
+    name: StoredModel,
     inputs: Annotated[
         list[str], typer.Argument(help="image files, folders, or - for a list of paths on standard input")
     ],
@@ -22,15 +24,12 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(help="classes to name, at most")] = TOP,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images per forward")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(help="files read at the same time")] = 4,
     routing: Annotated[
         bool, typer.Option("--routing", help="also say which share of the tokens each expert got")
     ] = False,
-    generate: Annotated[
-        list[str] | None,
-        typer.Option(help="of a captioner: key=value, for example num_beams=1; may be repeated"),
-    ] = None,
+    generate: Generation = None,
     features: Annotated[
         Path | None, typer.Option(help="FILE.npz: write the images' features there, and classify nothing")
     ] = None,
@@ -38,11 +37,9 @@ def predict(
         bool, typer.Option("--allow-missing", help="with --features: sightings that lack a modality too")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 if a single image has no answer")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, a configuration field; may be repeated")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    pretrained: TakePretrained = False,
+    set_: Fields = None,
 ) -> None:
     """Classify images, or caption them, or (--features) write the features that a model compares images by.
 

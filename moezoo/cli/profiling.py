@@ -32,8 +32,8 @@ def print_profiles(
         os.environ.setdefault(flag, {"KINETO_LOG_LEVEL": "99"}.get(flag, "ERROR"))
     import torch
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from moezoo.cli.counting import stepped
     from moezoo.config import parse_assignments
     from moezoo.measure.profile_models import profile_models
     from moezoo.measure.profile_table import profile_tables
@@ -46,16 +46,14 @@ def print_profiles(
     if threads is not None:
         torch.set_num_threads(check_int("threads", threads, low=1))
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("profile", total=None)
+    with stepped("profile", unequal=True) as tell:
         profiles = profile_models(
             names,
             folder,
             batch_size=_only("--batch-size", batch_sizes, 8),
             dtype=_only("--dtype", dtypes, "float32"),
             overrides=parse_assignments(list(assignments)),
-            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            progress=tell,
             **options,
         )
     for own, profile in profiles.items():

@@ -25,7 +25,7 @@ def print_report(console: Console, report: Evaluation, title: str, *, brief: boo
     if report.retrieval is not None:
         console.print(tables_text.retrieval_table(report.retrieval))
     if report.reid is not None:
-        console.print(tables_reid.reid_table(report.reid, title))
+        console.print(tables_reid.reid_table(report.reid))
         if report.reid.usage:
             console.print(tables_reid.usage_table(report.reid.usage))
     if report.captions is not None:

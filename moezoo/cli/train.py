@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 
 from moezoo.cli.folders import run_folder
+from moezoo.cli.options import ModelToTrain, RecipeFile, StartPretrained
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="model name, for example entity_moe/digits")],
-    config: Annotated[Path | None, typer.Option(help="YAML file over the model's recipe")] = None,
+    name: ModelToTrain,
+    config: RecipeFile = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value over both, for example training.epochs=10")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default runs/<model>")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="start from pretrained weights")] = False,
+    pretrained: StartPretrained = False,
     resume: Annotated[
         str | None,
         typer.Option(help="auto: go on from the folder's newest checkpoint, if any; or a checkpoint or run to take"),

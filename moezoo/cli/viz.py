@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moezoo.cli.options import Checkpoint, FinishedModel, TakePretrained
+
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def viz(
-    name: Annotated[str, typer.Argument(help="model name, or local-dir:FOLDER of a finished run")],
+    name: FinishedModel,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value, for example data.name=digits or viz.images=16"),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help=".safetensors file with the weights")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="take pretrained weights")] = False,
+    checkpoint: Checkpoint = None,
+    pretrained: TakePretrained = False,
     photos: Annotated[
         bool,
         typer.Option("--photos", help="also draw on scikit-learn's photographs; needs no data set"),

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "quantize": "moezoo.compress.quantising",
-    "dequantize": "moezoo.compress.quantising",
-    "is_quantized": "moezoo.compress.quantising",
-    "prune_hidden": "moezoo.compress.hidden",
-    "prune_expert_networks": "moezoo.compress.hidden",
-    "PruningReport": "moezoo.compress.hidden",
+    "quantize": ".quantising",
+    "dequantize": ".quantising",
+    "is_quantized": ".quantising",
+    "prune_hidden": ".hidden",
+    "prune_expert_networks": ".hidden",
+    "PruningReport": ".hidden",
     "prune_experts": "moezoo.moe.surgery",
-    "size_of": "moezoo.compress.size",
-    "Size": "moezoo.compress.size",
-    "CachedMoE": "moezoo.compress.cached",
-    "CacheInfo": "moezoo.compress.cached",
-    "compression_table": "moezoo.compress.table",
+    "size_of": ".size",
+    "Size": ".size",
+    "CachedMoE": ".cached",
+    "CacheInfo": ".cached",
+    "compression_table": ".table",
 }
 
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'moezoo.compress' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

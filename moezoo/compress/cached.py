@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 from torch.utils._pytree import tree_leaves, tree_map
 
 from moezoo.compress.fingerprint import ModuleState, content_key, countable
@@ -35,9 +36,9 @@ class CachedMoE(nn.Module):
 
     An input is known again by its content (a hash of values, dtypes, shapes, devices, and autocast), not by its
     identity. Outputs are kept without gradients and handed out as copies. The ones least recently used go first. All
-    are dropped when a parameter, a buffer or a plain setting of the module has changed. In training, with an input that
-    wants a gradient, and while something listens by hooks (:func:`moezoo.record_routing`), it is as if there was no
-    cache. Several threads may call it.
+    are dropped when a parameter, another tensor or a plain setting of the module has changed. In training, with an
+    input that wants a gradient, and while something listens by hooks (:func:`moezoo.record_routing`), it is as if there
+    was no cache. Several threads may call it.
 
     Args:
         module: A model or a layer; its outputs may be tensors, mappings, tuples, and nested.
@@ -149,5 +150,7 @@ def _copied(output: Any) -> Any:
     return tree_map(one, output)
 
 
-def _hooks(module: nn.Module) -> list[tuple[int, int]]:
-    return [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in module.modules()]
+def _hooks(module: nn.Module) -> list[tuple[tuple[int, ...], ...]]:
+    """The numbers of all hooks that a call would run."""
+    of_all = (tuple(every._global_forward_hooks), tuple(every._global_forward_pre_hooks))
+    return [of_all, *((tuple(part._forward_hooks), tuple(part._forward_pre_hooks)) for part in module.modules())]

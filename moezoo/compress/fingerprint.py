@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import types
 import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._pytree import tree_flatten, tree_flatten_with_path
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_ANY_PLAIN = (*_PLAIN, tuple)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
 def content_key(args: tuple, kwargs: dict[str, Any]) -> bytes | None:
@@ -42,13 +46,13 @@ def content_key(args: tuple, kwargs: dict[str, Any]) -> bytes | None:
 class ModuleState:
     """The parameters, buffers and settings of a module as they are now, for finding out whether they still are.
 
-    Writes that torch counts are seen (optimisers, ``copy_``, ``load_state_dict``, in-place operations, ``.to()``), new
-    tensors and modules in the place of old ones, and settings that are plain values (a budget, a threshold). A write
-    through ``tensor.data`` or NumPy is not.
+    Writes that torch counts are seen (``copy_``, ``load_state_dict``, in-place operations, ``.to()``), the steps of
+    optimisers, new tensors and modules in the place of old ones, and settings that are plain values (a budget, a
+    threshold), lists of them, or functions. A write through ``tensor.data`` or NumPy is not.
     """
 
     def __init__(self, module: nn.Module):
-        self.tensors = [(weakref.ref(t), t.data_ptr(), t._version, t.dtype) for t in _tensors(module)]
+        self.tensors = [(weakref.ref(t), *_written(t)) for t in _tensors(module)]
         self.settings = _settings(module)
 
     def is_of(self, module: nn.Module) -> bool:
@@ -57,8 +61,8 @@ class ModuleState:
         return (
             len(tensors) == len(self.tensors)
             and all(
-                seen() is t and (address, version, dtype) == (t.data_ptr(), t._version, t.dtype)
-                for (seen, address, version, dtype), t in zip(self.tensors, tensors, strict=True)
+                seen() is t and tuple(before) == _written(t)
+                for (seen, *before), t in zip(self.tensors, tensors, strict=True)
             )
             and self.settings == _settings(module)
         )
@@ -70,16 +74,38 @@ def countable(module: nn.Module) -> bool:
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    own = [value for part in module.modules() for value in vars(part).values() if type(value) is Tensor]
+    return [*module.parameters(), *module.buffers(), *own]
+
+
+def _written(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor._version, tensor.dtype, _steps.get(tensor, 0)
 
 
 def _settings(module: nn.Module) -> list[Any]:
     return [
-        (type(part), [(key, value) for key, value in vars(part).items() if type(value) in _ANY_PLAIN and _same(value)])
+        (type(part), [(key, _kept(value)) for key, value in vars(part).items() if _is_setting(value)])
         for part in module.modules()
     ]
 
 
-def _same(value: Any) -> bool:
-    """Whether a setting equals itself, as NaN does not."""
-    return all(type(leaf) in _PLAIN and leaf == leaf for leaf in tree_flatten(value)[0])
+def _kept(value: Any) -> Any:
+    return copy.deepcopy(value) if type(value) is list else value
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether it is plain, and equals itself, as NaN does not. An empty list may be the beginning of a record."""
+    if type(value) is tuple or (type(value) is list and value):
+        return all(type(leaf) in _PLAIN and leaf == leaf for leaf in tree_flatten(value)[0])
+    return type(value) in _FUNCTIONS or (type(value) in _PLAIN and value == value)
+
+
+def _count_step(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            _steps[parameter] = _steps.get(parameter, 0) + 1
+
+
+# torch does not count the writes of fused optimisers, nor those of other people's kernels.
+_steps: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+register_optimizer_step_post_hook(_count_step)

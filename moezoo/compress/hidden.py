@@ -85,7 +85,7 @@ def prune_hidden(
                 units.keep(kept)
             else:
                 units.zero(gone)
-                zeros += sum(_slices(units, cut.tensor, cut.axis, cut.halves, gone) for cut in units.cuts)
+                zeros += sum(_slices(cut.tensor, cut.axis, cut.halves, gone) for cut in units.cuts)
     after = size_of(model).weights
     report = PruningReport(
         hidden={units.key: (units.width, kept.shape[1]) for units, kept, _ in plans},
@@ -131,6 +131,6 @@ def _split(units: HiddenUnits, ratio: float) -> tuple[Tensor, Tensor]:
     return order[:, going:].sort(dim=1).values, order[:, :going].sort(dim=1).values
 
 
-def _slices(units: HiddenUnits, tensor: Tensor, axis: int, halves: bool, gone: Tensor) -> int:
+def _slices(tensor: Tensor, axis: int, halves: bool, gone: Tensor) -> int:
     """How many numbers of a tensor belong to the units that go."""
     return tensor.numel() // tensor.shape[axis] * gone.shape[1] * (2 if halves else 1)

@@ -7,28 +7,29 @@ Torch is loaded only by what needs it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "load_dataset": "moezoo.data.load",
-    "input_options": "moezoo.data.load",
-    "resolved_options": "moezoo.data.load",
-    "register_dataset": "moezoo.data.load",
-    "Splits": "moezoo.data.splits",
-    "ImageTensors": "moezoo.data.splits",
-    "CaptionedImages": "moezoo.data.captioned",
-    "CaptionedSplits": "moezoo.data.captioned",
-    "ReidPart": "moezoo.data.reid.splits",
-    "ReidSplits": "moezoo.data.reid.splits",
-    "ImageItems": "moezoo.data.items",
-    "LabelledImages": "moezoo.data.items",
-    "Skipped": "moezoo.data.skipped",
-    "read_image": "moezoo.data.images",
-    "PlainInput": "moezoo.data.options",
-    "ImageInput": "moezoo.data.options",
-    "Augmentation": "moezoo.data.options",
-    "HeldOut": "moezoo.data.options",
+    "load_dataset": ".load",
+    "input_options": ".load",
+    "resolved_options": ".load",
+    "register_dataset": ".load",
+    "Splits": ".splits",
+    "ImageTensors": ".splits",
+    "CaptionedImages": ".captioned",
+    "CaptionedSplits": ".captioned",
+    "ReidPart": ".reid.splits",
+    "ReidSplits": ".reid.splits",
+    "ImageItems": ".items",
+    "LabelledImages": ".items",
+    "Skipped": ".skipped",
+    "read_image": ".images",
+    "PlainInput": ".options",
+    "ImageInput": ".options",
+    "Augmentation": ".options",
+    "HeldOut": ".options",
 }
 
 if TYPE_CHECKING:
@@ -61,9 +62,4 @@ __all__ = [
     "Augmentation",
     "HeldOut",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'moezoo.data' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

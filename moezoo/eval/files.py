@@ -97,7 +97,10 @@ def predict_files(
     elif generation:
         raise ConfigError(f"generation={dict(generation)!r} is not allowed: the model writes no captions.")
     elif finds_identities(model):
-        raise ConfigError("the model finds identities again and names no classes: embed_files gives its features.")
+        raise ConfigError(
+            "the model finds identities again and names no classes: embed_files (moezoo predict --features FILE.npz) "
+            "gives its features."
+        )
     elif getattr(model, "num_classes", None) == 0:
         raise ConfigError("num_classes=0 is not allowed here: the model gives features, no classes to predict.")
     transform = transform or image_transform(model)

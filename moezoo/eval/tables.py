@@ -14,7 +14,7 @@ from moezoo.eval.robustness import Robustness
 from moezoo.eval.routing import LayerLoad, short_name
 
 EXPERT_STYLES = ("blue", "yellow", "green", "magenta", "cyan", "red", "bright_magenta", "bright_yellow")
-BAR = 24
+BAR = 22
 """Width of the bar that shows a layer's shares."""
 
 
@@ -109,7 +109,7 @@ def labels_table(result: Classification, limit: int = 20) -> Table:
 
 def routing_table(routing: Sequence[LayerLoad], title: str = "Expert load") -> Table:
     """One row per MoE layer, the shares as a bar of colours."""
-    table = plain_table(title, "layer", "share of the tokens", "max", "min", "entropy", "dead", "dropped")
+    table = narrow_table(title, "layer", "share of the tokens", "max", "min", "entropy", "dead", "dropped")
     table.columns[1].justify = "left"
     for load in routing:
         dead = f"[bold red]{len(load.dead_experts)} of {load.num_experts}[/]" if load.dead_experts else "none"

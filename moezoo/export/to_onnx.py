@@ -33,7 +33,7 @@ def write(program: ExportedProgram, file: Path, opset: int | None) -> None:
         opset_version=opset,
         dynamo=True,
         verbose=False,
-        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
+        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort(), round: _rounded()},
     )
     assert onnx_program is not None
     onnx_program.save(file)
@@ -72,3 +72,14 @@ def _stable_sort() -> Any:
         return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
     return sort
+
+
+def _rounded() -> Any:
+    """Python's ``round`` of a symbolic number, which the exporter does not know: ONNX's sends halves alike."""
+    from onnx import TensorProto
+    from onnxscript import opset18 as op
+
+    def rounded(self, ndigits=None):
+        return op.Cast(op.Round(self), to=TensorProto.INT64)
+
+    return rounded

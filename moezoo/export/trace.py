@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moezoo.errors import ExportError
 from moezoo.moe import MoELayer
@@ -45,7 +46,8 @@ def exportable(model: nn.Module) -> Iterator[None]:
 def trace(model: nn.Module, images: Tensor, *, dynamic_batch: bool) -> ExportedProgram:
     """The graph of ``model`` in the mode it is in; with ``dynamic_batch`` for any number of images from 1 on."""
     shapes = ({0: Dim("batch", min=1)},) if dynamic_batch else None
-    with exportable(model):
+    # The graph holds attention as one operator either way, but choosing a kernel on a GPU would limit the batch.
+    with exportable(model), sdpa_kernel(SDPBackend.MATH):
         program = torch.export.export(model, (images,), dynamic_shapes=shapes, strict=False)
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, GraphModule)]
     for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):

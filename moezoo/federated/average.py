@@ -27,13 +27,16 @@ def expert_weighted_average(updates: Sequence[Message], previous: Mapping[str, T
         layout: Of :func:`~moezoo.federated.split_parameters`.
 
     Raises:
-        InputError: There is no update, or one does not fit: named by client and tensor.
+        InputError: There is no update, two are of one client, or one does not fit: named by client and tensor.
         NonFiniteError: One holds NaN or infinity: named by client and tensor.
     """
     if not updates:
         raise InputError("an average needs at least one client's update")
     for update in updates:
         check_update(update, previous, layout)
+    numbers = [update.client for update in updates]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise InputError(f"client {twice[0]} sent two updates of one round: every client needs a number of its own")
     return {name: _averaged(name, updates, previous, layout) for name in previous}
 
 

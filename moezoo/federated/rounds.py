@@ -98,12 +98,13 @@ class Method:
 
     def judge(self, part: Dataset) -> tuple[tuple[Score, ...], float | None]:
         """Of each client's model, and the accuracy of the shared one."""
-        same = not any(self.standing.local) or len(self.clients) == 1
+        whole = not any(self.standing.local)  # the shared model is everyone's
+        same = whole or len(self.clients) == 1
         models = [self._accuracies(self.clients[0].load(self.standing.state), part)] if same else []
         for client in () if same else self.clients:
             models.append(self._accuracies(client.load(self.standing.state), part))
         scores = [client_score(*models[k if len(models) > 1 else 0], own) for k, own in enumerate(self.class_counts)]
-        if same and self.standing.state:
+        if whole and self.standing.state:
             return tuple(scores), scores[0].everywhere
         return tuple(scores), self._server(part)
 

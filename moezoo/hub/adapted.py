@@ -21,7 +21,7 @@ from moezoo.hub.meta import at_most_parameters, load_skeleton
 from moezoo.hub.partial import backbone_keys
 from moezoo.hub.schema import CONFIG_NAME
 from moezoo.hub.state import digest
-from moezoo.hub.stored import StoredModel
+from moezoo.hub.stored_model import StoredModel
 
 SLACK, UNKNOWN = 2_000, 100_000
 """Parameters that a stored configuration may build beyond those in its files, and where the backbone is elsewhere."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from moezoo.hub.card_text import dense_twin, dial, introduction, limits, usage
+from moezoo.hub.card_text import compressed, dense_twin, dial, finds_identities, introduction, limits, usage
 
 PLACE = "local-dir:PATH/TO/THIS/FOLDER"
 """Stands on a card where the name of the model will be once it is published."""
@@ -35,7 +35,8 @@ def model_card(
     """
     cfg = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
     config, metrics = stored["config"], stored.get("metrics") or {}
-    task = "image-feature-extraction" if config.get("num_classes") == 0 else "image-classification"
+    features = config.get("num_classes") == 0 or finds_identities(config)
+    task = "image-feature-extraction" if features else "image-classification"
     task = "image-to-text" if config.get("captioner") else task
     results = _results(metrics, task)
     licence, base_model = cfg.get("license"), parent or _base_model(stored, cfg)
@@ -144,7 +145,7 @@ def _cost(stored: Mapping[str, Any], place: str) -> list[str]:
         (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value) for name, value in flops.items()
     ]
     text = [_table(("FLOPs of one image", "value"), rows) + "\n\nA multiply-add counts as 2."] if rows else []
-    text += [sentence for sentence in (dial(stored), dense_twin(stored, place)) if sentence]
+    text += [sentence for sentence in (compressed(stored), dial(stored), dense_twin(stored, place)) if sentence]
     return _section("Cost", "\n\n".join(text)) if text else []
 
 

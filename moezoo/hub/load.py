@@ -20,7 +20,8 @@ from moezoo.errors import ConfigError, NonFiniteError, WeightsCorrupted
 from moezoo.hub.files import file_digest
 from moezoo.hub.header import Shapes, check_header, compare, header_shapes, model_shapes, own_hint
 from moezoo.hub.state import refuse_nonfinite, shown
-from moezoo.hub.stored import StoredModel, read_stored
+from moezoo.hub.stored import read_stored
+from moezoo.hub.stored_model import StoredModel
 
 __all__ = [
     "StoredModel",

@@ -11,7 +11,8 @@ from moezoo.errors import HubError, NoSuchFile, WeightsCorrupted, WeightsUnavail
 from moezoo.hub.card import local_card
 from moezoo.hub.files import check_writable, file_digest
 from moezoo.hub.schema import CARD_NAME, CONFIG_NAME
-from moezoo.hub.stored import StoredModel, read_stored
+from moezoo.hub.stored import read_stored
+from moezoo.hub.stored_model import StoredModel
 from moezoo.hub.swap import TEXTS, drafting, swap_in
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,16 @@ def has_values(tensor: Tensor) -> bool:
 def recomputing() -> bool:
     """Whether this forward runs again inside a backward pass, as activation checkpointing makes it do."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def differentiates_again() -> bool:
+    """Whether this backward pass is to be differentiated itself. A compiled one never is."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def flattened(x_ECD: Tensor) -> Tensor:
+    """(E * C, D). For an exported graph a copy, as the strides of a view would fix C there on torch before 2.12."""
+    return torch.cat(x_ECD.unbind(0)) if torch.compiler.is_exporting() else x_ECD.flatten(0, 1)
 
 
 class Slots(NamedTuple):
@@ -86,6 +97,9 @@ class Routing:
     everything: bool = False
     """Every token has every expert, in the order of the experts, and none is dropped: N = T * E, with nothing to sort
     and nothing to look up."""
+    regular: Tensor | None = None
+    """``token_index`` itself where it is known that every token has equally many assignments, one token after the
+    other. Once another one is put in its place the two differ."""
     group_size: int | None = None
     """So many neighbouring tokens share the capacity of an expert and have a loss of their own; ``None``: all tokens.
     The last group may be smaller."""
@@ -143,10 +157,10 @@ class Routing:
         """
         num_tokens, top_k = expert_TK.shape
         token_TK = torch.arange(num_tokens, device=logits_TE.device)[:, None].expand(-1, top_k)
-        expert_N = expert_TK.reshape(-1)
+        token_N, expert_N = token_TK.reshape(-1), expert_TK.reshape(-1)
         chosen_N = None if chosen_TK is None else chosen_TK.reshape(-1)
         return Routing(
-            token_index=token_TK.reshape(-1),
+            token_index=token_N,
             expert_index=expert_N,
             weight=weight_TK.reshape(-1),
             logits=logits_TE,
@@ -156,6 +170,7 @@ class Routing:
             num_tokens=num_tokens,
             num_experts=logits_TE.shape[1],
             chosen=chosen_N,
+            regular=token_N,
         )
 
     @staticmethod
@@ -184,20 +199,29 @@ class Routing:
     @staticmethod
     def of_all(weight_TE: Tensor, logits_TE: Tensor, probs_TE: Tensor | None = None) -> Routing:
         """Every expert for every token, in the order of the experts; ``probs_TE`` are by default the weights."""
-        T, E = weight_TE.shape
-        index_N = torch.arange(T * E, device=weight_TE.device)
-        return Routing(
-            token_index=index_N // E,
-            expert_index=index_N % E,
-            weight=weight_TE.reshape(-1),
-            logits=logits_TE,
-            clean_logits=logits_TE,
-            probs=weight_TE if probs_TE is None else probs_TE,
-            dropped=torch.zeros_like(index_N, dtype=torch.bool),
-            num_tokens=T,
-            num_experts=E,
-            everything=True,
-        )
+        fields: dict[str, Any] = {
+            "weight": weight_TE.reshape(-1),
+            "logits": logits_TE,
+            "clean_logits": logits_TE,
+            "probs": weight_TE if probs_TE is None else probs_TE,
+            "num_tokens": weight_TE.shape[0],
+            "num_experts": weight_TE.shape[1],
+            "everything": True,
+        }
+        if torch.compiler.is_compiling():  # which drops what nothing reads, and cannot make it later
+            return Routing(**fields, **_written_down(weight_TE))
+        return RoutingToAll(**fields)
+
+    def replaced(self, **changes: Any) -> Routing:
+        """The same with other values in some fields."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def places(self) -> int:
+        """How many assignments every token has, one token after the other; 0 where that is not known."""
+        if self.regular is not self.token_index or not self.num_tokens:
+            return 0
+        return self.token_index.shape[0] // self.num_tokens
 
     def weight_by_expert(self) -> Tensor:
         """(T, E) the weight of each expert for each token, 0 where it is not computed; carries the gradient."""
@@ -286,3 +310,39 @@ class Routing:
         tensors: dict[str, Any] = {name: v.detach() for name, v in values.items() if isinstance(v, Tensor)}
         slots = None if self.slots is None else Slots(*(share.detach() for share in self.slots))
         return dataclasses.replace(self, **tensors, slots=slots, ranks=None)
+
+
+class RoutingToAll(Routing):
+    """Every expert for every token; which assignment is whose is only written down when somebody asks."""
+
+    def __init__(self, **fields: Any):
+        self.__dict__.update(fields)
+
+    @cached_property
+    def _indices(self) -> dict[str, Tensor]:
+        return _written_down(self.weight_by_expert())
+
+    @cached_property
+    def token_index(self) -> Tensor:
+        return self._indices["token_index"]
+
+    @cached_property
+    def expert_index(self) -> Tensor:
+        return self._indices["expert_index"]
+
+    @cached_property
+    def dropped(self) -> Tensor:
+        return self._indices["dropped"]
+
+    def replaced(self, **changes: Any) -> Routing:
+        return RoutingToAll(**{**self.__dict__, **changes})
+
+
+def _written_down(weight_TE: Tensor) -> dict[str, Any]:
+    """The assignments of every expert to every token."""
+    index_N = torch.arange(weight_TE.numel(), device=weight_TE.device)
+    return {
+        "token_index": index_N // weight_TE.shape[1],
+        "expert_index": index_N % weight_TE.shape[1],
+        "dropped": torch.zeros_like(index_N, dtype=torch.bool),
+    }

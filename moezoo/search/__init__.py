@@ -1,6 +1,7 @@
 """Searching architectures: design spaces, how good they are, and good designs in them."""
 
-from moezoo.search.edf import EdfReport, ErrorEdf, compare_spaces, error_edf
+from moezoo.search.compare import compare_spaces
+from moezoo.search.edf import EdfReport, ErrorEdf, error_edf
 from moezoo.search.nas.architecture import ArchitectureSearch
 from moezoo.search.nas.result import Found, SearchResult, pareto_front
 from moezoo.search.sample import sample_space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-PATTERN = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*(\S.*?)\s*")
+PATTERN = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s<>=!].*?)\s*")
 
 Constraint = str | Relation
 
@@ -58,13 +59,23 @@ def _parse(space: Space, text: str) -> Relation:
         hint = did_you_mean(field, space.fields())
         raise ConfigError(f"constraint {text!r}: {space.name} has no {field!r}.{hint} Fields: {', '.join(known)}.")
     wanted, compare = parse_assignments([f"x={written}"])["x"], OPERATORS[sign]
+    ordering = compare not in (operator.eq, operator.ne)
 
     def test(values: Values) -> bool:
         value = values[field]
         each = value if isinstance(value, (list, tuple)) and not isinstance(wanted, list) else [value]
         try:
-            return all(compare(one, wanted) for one in each)
+            # null is neither more nor less than anything
+            return all(not (ordering and one is None) and compare(one, wanted) for one in each)
         except TypeError:
             raise ConfigError(f"constraint {text!r}: {value!r} of {field} cannot be compared with it.") from None
 
+    options = space.options.get(field, ())
+    met = [test({field: option}) for option in options]  # of all, so that none is an error later
+    if options and not any(met):
+        known = [option if isinstance(option, str) else json.dumps(option) for option in options]
+        raise ConfigError(
+            f"constraint {text!r}: no value of {field} meets it.{did_you_mean(written, known)} Values: "
+            f"{', '.join(known)}."
+        )
     return test

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
 
-from moezoo.errors import ConfigError, Interrupted
+from moezoo.errors import ConfigError, DistributedError, Interrupted
 from moezoo.moe.checks import check_int
 from moezoo.train.progress import Silent
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 MOST = 256
 GRACE = 2.0
 """Seconds that a worker whose search is gone has to end its step and save."""
+GONE = "a worker of the search was killed, perhaps for want of memory; what is finished is kept"
 _parent: int | None = None
 
 
@@ -76,6 +78,9 @@ def each_in_a_worker(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], wo
     """``(index, work(*jobs[index]))`` as they are done, by ``workers`` new processes.
 
     An error of one ends all: those under way are told to stop.
+
+    Raises:
+        DistributedError: One was killed.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
@@ -90,6 +95,8 @@ def each_in_a_worker(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], wo
                 running[pool.submit(work, *job)] = index
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise DistributedError(f"{GONE}: the same call goes on from it") from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()

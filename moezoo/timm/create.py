@@ -61,7 +61,7 @@ def create(
         WeightsError: The weights cannot be had, are damaged, or do not fit.
     """
     scale = check_positive("aux_scale", aux_scale, zero=True)
-    stated, variant = _stated(base, pretrained_cfg, pretrained_cfg_overlay)
+    stated, variant = _stated(pretrained_cfg, pretrained_cfg_overlay)
     name = f"{base}.{variant}" if variant else base
     known = field_names(type(model_config(name)))
     fields = {key: value for key, value in kwargs.items() if key in known}
@@ -90,7 +90,7 @@ def create(
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
 
 
-def _stated(base: str, given: Any, overlay: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+def _stated(given: Any, overlay: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
     """What a caller's configuration says, and the variant it names."""
     if isinstance(given, str):
         return dict(overlay or {}), given

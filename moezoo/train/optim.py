@@ -8,6 +8,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from moezoo.altered.weights import int8_weights
 from moezoo.backbones.params import split_parameters
 from moezoo.errors import ConfigError
 from moezoo.train.config import TrainingConfig
@@ -34,6 +35,11 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
             # The peak is kept in the group, for the schedule to scale.
             group = groups.setdefault((plain, lr), {"params": [], "lr": lr, "peak_lr": lr, "weight_decay": decay})
             group["params"].append(parameter)
+    if not groups and int8_weights(model):
+        raise ConfigError(
+            "the model is quantised to int8, and nothing of it learns: train it before, or make it float again by "
+            "moezoo.compress.dequantize."
+        )
     if not groups:
         raise ConfigError(
             "no parameter of the model is trainable: it has neither an MoE nor a head that freeze_backbone would leave "

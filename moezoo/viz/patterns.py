@@ -59,6 +59,7 @@ def _draw_use(ax: Axes, patterns: ActivationPatterns, title: str) -> None:
     ax.tick_params(axis="x", length=0, labelcolor=INK)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_ylim(0, 1.35 * max(max(values) for values in bars.values()))  # room for the legend
+    ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= 1])
     ax.legend(loc="upper left", ncols=3, fontsize=8, labelcolor=INK, frameon=False)
 
 
@@ -93,5 +94,5 @@ def _draw_content(ax: Axes, relation: ContentRelation, patterns: ActivationPatte
         ax.set_yticks([])
     if len(relation.values) <= NUMBERED:
         for (row, column), value in np.ndenumerate(off):
-            color = "white" if abs(value) > 0.7 * most else INK
-            ax.text(column, row, f"{100 * value:+.0f}", ha="center", va="center", fontsize=8, color=color)
+            color, points = "white" if abs(value) > 0.7 * most else INK, round(100 * value)
+            ax.text(column, row, f"{points:+d}" if points else "0", ha="center", va="center", fontsize=8, color=color)

@@ -7,7 +7,7 @@ import signal
 
 import ablation_toys
 import pytest
-import torch
+from torch_threads import one_thread  # noqa: F401
 
 from moezoo.ablate import ablate, resolve_plan
 from moezoo.ablate import run as ablate_run
@@ -24,14 +24,6 @@ NAME = "attention_routing/digits"
 SAME = (f"data.name={ablation_toys.NAME}", "training.epochs=2", "training.batch_size=10", "training.device=cpu")
 SAME += ("patch_grid_size=4", "aggregator=concat")
 VARY = ("patch_grid_size=2,8", "variant=base,full_compute", "threshold=0.3,0.7", "budget=0,0.5,1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from torch_threads import one_thread  # noqa: F401
 
 from moezoo.ablate import ablate, resolve_plan
 from moezoo.ablate.cells import settings_of
 from moezoo.ablate.efficiency import efficiencies
 from moezoo.ablate.factors import choose
 from moezoo.ablate.result import Ablation
-from moezoo.ablate.tables import efficiency_table
+from moezoo.ablate.tables import cost_tables
 from moezoo.data import ImageTensors, Splits
 from moezoo.errors import ConfigError
 from moezoo.measure import memory, parameters
@@ -39,14 +40,6 @@ TINY = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_rows_have_cost_and_use_of_the_gates_where_asked(tmp_path, monkeypatch):
     vary = ("scales=[1,2,4]", "variant=mean")
     plan = resolve_plan("multiscale_moe/synthetic", vary=vary, assignments=TINY)
@@ -59,7 +52,7 @@ def test_rows_have_cost_and_use_of_the_gates_where_asked(tmp_path, monkeypatch):
         ("variant", False),
     ]
     assert all(row.efficiency is None for row in plain.rows)
-    assert efficiency_table(plain) is None
+    assert cost_tables(plain) == []
     assert plain.base_values() == {"scales": "1x2", "variant": "base"}
     # The same folder, measured: nothing is trained again.
     monkeypatch.setattr("moezoo.ablate.run.train_recipe", None)
@@ -85,9 +78,11 @@ def test_rows_have_cost_and_use_of_the_gates_where_asked(tmp_path, monkeypatch):
     assert rows[-1]["balance"] == ""
     assert json.loads((tmp_path / "ablation.json").read_text())["rows"][2]["eval_memory"] == more.eval_memory
     text = io.StringIO()
-    Console(file=text, width=100).print(efficiency_table(found))
-    assert "scales 1x2x4" in text.getvalue()
+    costs, gates = cost_tables(found)
+    Console(file=text, width=80).print(costs, gates)
+    assert text.getvalue().count("scales 1x2x4") == 2
     assert "balance" in text.getvalue()
+    assert "…" not in text.getvalue()
 
 
 def test_cost_is_that_of_a_batch_of_test_images():

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import moezoo
 from moezoo.backbones.tokens.depth import DepthRouting
+from moezoo.compress import prune_hidden, quantize
 from moezoo.errors import ConfigError, InjectionError, InputError
 from moezoo.measure.image_cost import image_cost
 from moezoo.measure.per_image import flops_per_image
@@ -127,6 +128,16 @@ def test_at_budget_one_it_is_timms_model_and_below_it_costs_what_the_formula_say
     for i in (1, 3, 5):
         plain.blocks[i] = torch.nn.Identity()
     assert torch.equal(passed_by, plain(IMAGES))
+
+
+@torch.no_grad()
+def test_the_formula_says_what_is_executed_of_a_smaller_model_too():
+    model = deep(vit())
+    whole = moezoo.measure.flops(model, IMAGES).executed
+    for change in (lambda model: prune_hidden(model, 0.5), quantize):
+        change(model)
+        counted = moezoo.measure.flops(model, IMAGES)
+        assert counted.analytic == counted.executed < whole
 
 
 def test_every_weight_learns_and_recomputing_gives_the_same_gradients():

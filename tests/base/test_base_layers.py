@@ -12,11 +12,12 @@ import moezoo
 
 ROOT = Path(moezoo.__file__).parent
 FLOORS = (
-    {"errors"},
+    {"errors", "lazy"},
     {"names"},
     {"config"},
     {"plugins"},
     {"parts"},
+    {"registration"},
     {"registry"},
     {"moe"},
     {"backbones"},
@@ -114,7 +115,9 @@ def test_the_base_and_the_configurations_do_not_import_torch():
         "names",
         "errors",
         "config",
+        "registration",
         "registry",
+        "lazy",
         "parts",
         "plugins",
         "__init__",
@@ -135,6 +138,8 @@ def test_the_base_and_the_configurations_do_not_import_torch():
         "data.text.sentences",
         "hub.schema",
         "hub.stored",
+        "hub.stored_config",
+        "hub.stored_model",
         "hub.files",
         "hub.swap",
         "hub.processor",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 import moezoo
-from moezoo import plugins, registry
+from moezoo import plugins, registration, registry
 from moezoo.config import STRICT, option
 from moezoo.errors import (
     ConfigError,
@@ -44,8 +44,10 @@ class Config:
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch):
     """Registries of the test's own, with four models of two families."""
-    for name in ("_models", "_deprecated", "_open_archs"):
-        monkeypatch.setattr(registry, name, {})
+    for name in ("MODELS", "DEPRECATED", "OPEN_ARCHS"):
+        table = {}
+        for module in (registration, registry):
+            monkeypatch.setattr(module, name, table)
     monkeypatch.setattr(plugins, "_loaded", True)
     variants = {"all": {"where": "all"}, "last": {"place": "last"}}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import command
 from dataset_folders import market1501, msvr310, photo, rgbnt100, rgbnt201, write
+from torch_threads import one_thread  # noqa: F401
 
 from moezoo.factory import create_model
 from moezoo.train import resolve_recipe, train_recipe
@@ -47,14 +47,6 @@ def refused(*args, because):
     ended = command(*args)
     assert ended.returncode != 0
     assert because in " ".join(ended.stderr.split())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +89,7 @@ def test_the_command_prints_figures_and_draws_the_run(runs, name):
     root, said = runs
     for words in ("mAP", "mINP", "protocol market1501", "chosen on the test part", "gallery.png"):
         assert words in said[name].stdout, words
+    assert said[name].stdout.count("Test images") == 1
     for picture in ("training", "cmc", "gallery", "expert_load", "expert_weights", "activation_patterns"):
         assert (root / "runs" / f"multiscale_moe-{name}" / f"{picture}.png").stat().st_size > 500, picture
 

@@ -27,11 +27,14 @@ class Counted(nn.Module):
         self.layer = nn.Linear(4, 4)
         self.register_buffer("offset", torch.zeros(4))
         self.scale = 1.0
+        self.shifts = [0.0, 1.0]
+        self.loose = torch.ones(4)  # no buffer
+        self.act = torch.relu
         object.__setattr__(self, "calls", [])
 
     def forward(self, x, *, twice=False):
         self.calls.append(x)
-        y = self.layer(x) * self.scale + self.offset
+        y = self.act(self.layer(x)) * self.scale * self.loose + self.offset + self.shifts[0]
         return {"sum": y.sum(), "parts": (y, 2 * y if twice else y), "note": ["plain"]}
 
 
@@ -106,8 +109,8 @@ def test_arguments_and_autocast_are_part_of_the_input(cached):
     assert cached.cache_info().passed == 1
 
 
-def _step(module):
-    optimizer = torch.optim.AdamW(module.parameters())
+def _step(module, **options):
+    optimizer = torch.optim.AdamW(module.parameters(), **options)
     for p in module.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -115,6 +118,7 @@ def _step(module):
 
 CHANGES = {
     "optimizer": _step,
+    "fused optimizer": lambda m: _step(m, fused=True),  # torch does not count its writes
     "in place": lambda m: m.layer.weight.detach().add_(0.5),
     "load_state_dict": lambda m: m.load_state_dict({k: v + 0.25 for k, v in m.state_dict().items()}),
     "buffer": lambda m: m.offset.add_(1.0),
@@ -123,6 +127,10 @@ CHANGES = {
     "new memory": lambda m: setattr(m.layer.weight, "data", m.layer.weight.data * 2),
     "new module": lambda m: setattr(m, "layer", nn.Linear(4, 4)),
     "setting": lambda m: setattr(m, "scale", 3.0),
+    "setting in a list": lambda m: m.shifts.__setitem__(0, 2.0),
+    "function": lambda m: setattr(m, "act", torch.sigmoid),
+    "loose tensor": lambda m: m.loose.mul_(2.0),
+    "new loose tensor": lambda m: setattr(m, "loose", torch.full((4,), 3.0)),
 }
 
 
@@ -164,6 +172,21 @@ def test_in_training_with_gradients_and_while_recording_it_is_as_if_there_was_no
     assert len(records) == 2
     layer(tokens)
     assert layer.cache_info()[:3] == (1, 1, 2)
+    heard = []
+    listening = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(module))
+    layer(tokens)
+    listening.remove()
+    assert layer.module in heard
+
+
+def test_a_hook_of_the_module_may_give_way_to_another():
+    module = nn.Linear(4, 4).eval()
+    hook = module.register_forward_hook(lambda *call: 2 * call[-1])
+    cached, x = CachedMoE(module), torch.randn(2, 4)
+    cached(x)
+    hook.remove()
+    module.register_forward_hook(lambda *call: 3 * call[-1])
+    assert torch.equal(cached(x), module(x))
 
 
 @pytest.mark.filterwarnings("ignore")

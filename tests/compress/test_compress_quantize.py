@@ -19,6 +19,8 @@ from moezoo.errors import ConfigError, ExportError, InputError, NonFiniteError
 from moezoo.export import export_model
 from moezoo.measure import flops, parameters
 from moezoo.moe import MoELayer
+from moezoo.train import TrainingConfig
+from moezoo.train.optim import build_optimizer
 
 MODES = ("int8_dynamic", "int8_weight_only")
 KINDS = {
@@ -207,6 +209,8 @@ def test_training_is_a_clear_error_and_nothing_learns(trio):
         small(images)
     with pytest.raises(ConfigError, match="quantised already"):
         quantize(small)
+    with pytest.raises(ConfigError, match=r"quantised to int8.*dequantize"):
+        build_optimizer(small, TrainingConfig())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -93,6 +93,13 @@ def test_the_configuration_says_all_that_was_done_and_a_copy_keeps_it(saved, tmp
     assert json.loads((folder / "float" / "config.json").read_text())["compression"] is None
 
 
+def test_the_card_says_what_was_taken_out(saved):
+    said = [(saved[1] / part / "README.md").read_text() for part in ("float", "pruned", "int8")]
+    assert ["was compressed" in card for card in said] == [False, True, True]
+    assert ["fewer hidden units" in card for card in said] == [False, True, True]
+    assert ["int8 (`int8_dynamic`)" in card for card in said] == [False, False, True]
+
+
 def test_a_pruned_model_is_trained_on_and_takes_another_head(saved):
     _, folder = saved
     model = moezoo.create_model(f"local-dir:{folder / 'pruned'}", pretrained=True, num_classes=4)

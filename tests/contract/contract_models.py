@@ -201,8 +201,8 @@ def full_answer(model, images):
     """(B, anything) of all inputs that the model takes, so that every parameter takes part with :func:`aux_loss`."""
     if not getattr(model, "takes_text", False):
         return answer(model, images)
-    text = torch.arange(len(images) * 6).view(len(images), 6) % 40
-    mask = torch.arange(6).expand(len(images), -1) < 5
+    text = torch.arange(len(images) * 6, device=images.device).view(len(images), 6) % 40
+    mask = torch.arange(6, device=images.device).expand(len(images), -1) < 5
     output = model(images, text, mask)
     if output.logits is None:
         return torch.cosine_similarity(output.embeddings, output.text_features.sum(1))[:, None]

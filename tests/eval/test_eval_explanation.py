@@ -286,6 +286,8 @@ def test_held_against_others_what_all_have_in_common_counts_nothing():
     assert alone.score == pytest.approx(1)
     assert told.score == pytest.approx(1 - float((own * others).sum()), abs=1e-6)
     assert told.decision.startswith("more like its match than like 5 others")
+    single = explain_decision(model, query, match=query, against=other, cells=(2, 1))[0]
+    assert single.decision.startswith("more like its match than like another, by")
     assert told.modalities[0].effect > 5 * alone.modalities[0].effect
     with pytest.raises(InputError, match="against must be"):
         explain_decision(model, query, against=torch.zeros(1, 1, 4, 4))

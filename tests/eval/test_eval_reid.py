@@ -28,6 +28,7 @@ from moezoo.eval import (
     reid_metrics,
     report_reid,
 )
+from moezoo.eval.tables import routing_table
 from moezoo.eval.tables_reid import missing_table, reid_table, usage_table
 from moezoo.moe import MoELayer
 from moezoo.moe.record import record_routing
@@ -237,8 +238,8 @@ def test_tables_show_the_figures(model, splits, evaluation):
     matrix = missing_modality_matrix(model, splits, "val")
     console = Console(file=io.StringIO(), width=80)
     report = evaluation.reid
-    for table in (reid_table(report), missing_table(matrix), usage_table(report.usage)):
-        console.print(table)
+    tables = reid_table(report), missing_table(matrix), usage_table(report.usage), routing_table(evaluation.routing)
+    console.print(*tables)
     text = console.file.getvalue()
     for shown in (f"{report.mAP:.2%}", f"{report.reranked.r1:.2%}", "24 queries", "NIR TIR", "balance"):
         assert shown in text

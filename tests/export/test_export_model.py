@@ -265,3 +265,24 @@ def test_backbones_are_exported(build, format, tmp_path):
     parity = export_model(build(), tmp_path / f"m.{format}", format=format).parity
     assert parity.pairs_new > 0
     assert parity.experts_matter
+
+
+def test_while_tracing_no_kernel_of_attention_is_chosen(tmp_path):
+    """On a GPU the choice would limit the batch."""
+
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = timm.create_model("test_vit", num_classes=3)
+
+        def forward(self, x):
+            fast.append(torch.backends.cuda.mem_efficient_sdp_enabled() or torch.backends.cuda.flash_sdp_enabled())
+            return self.body(x)
+
+    fast = []
+    model = Attends().eval()
+    file = export_model(model, tmp_path / "m.pt2", format="pt2", input_size=(3, 160, 160), check=False).file
+    assert not fast[-1]
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    graph = torch.export.load(file).graph
+    assert any(node.target is torch.ops.aten.scaled_dot_product_attention.default for node in graph.nodes)

@@ -31,6 +31,7 @@ MORE = [
     {"capacity_factor": 0.7, "capacity_rule": "tutel"},
     {"capacity_factor": 0.7, "capacity_rule": "megablocks"},
     {"capacity_factor": 0.7, "capacity_rule": "lucidrains"},
+    {"capacity_factor": 0.7, "capacity_rule": RoundedCapacity("round")},
     {
         "capacity_factor": 0.7,
         "capacity_rule": RoundedCapacity("round", None),

@@ -119,6 +119,7 @@ def test_updates_that_cannot_be_averaged_are_refused_by_client_and_tensor():
         expert_weighted_average(broken(state=nan), previous, layout)
     for changes, message in (
         ({"images": 0}, "client 2 .*0 images"),
+        ({"client": 0}, "client 0 sent two updates"),
         ({"state": {**made[2].state, "head.bias": torch.zeros(5)}}, r"client 2 .*'head\.bias' must be"),
         ({"state": {**made[2].state, "head.bias": torch.zeros(4).double()}}, r"client 2 .*'head\.bias' must be"),
         ({"state": {n: t for n, t in made[2].state.items() if n != "head.bias"}}, r"'head\.bias', is missing"),

@@ -13,7 +13,7 @@ from federated_toys import CONFIG, TRAINING, net, splits
 from safetensors.torch import load
 
 from moezoo.errors import CheckpointError, ConfigError, DistributedError, Interrupted, NonFiniteError
-from moezoo.federated import Client, Message, expert_weighted_average, simulate
+from moezoo.federated import Client, Message, expert_weighted_average, rounds, simulate
 from moezoo.federated.progress import Unwatched
 from moezoo.viz import federated_figure
 
@@ -113,6 +113,13 @@ def test_the_callers_model_is_left_alone_and_the_report_says_all(whole):
     # What a client knows nothing of, alone it gets wrong: four classes dealt out to three clients.
     assert data["methods"]["local"]["everywhere"] < 0.6
     assert data["methods"]["local"]["own"] > data["methods"]["local"]["everywhere"]
+
+
+def test_the_global_accuracy_of_a_single_client_is_without_its_local_expert(monkeypatch):
+    judged = []
+    monkeypatch.setattr(rounds, "class_accuracies", lambda model, *_: judged.append(model) or (0.5, [0.5] * 4))
+    simulate(net(), splits(), CONFIG, training=TRAINING, clients=1, rounds=1)
+    assert [model.moe.num_experts for model in judged] == [3, 2, 3, 2]
 
 
 def test_a_killed_simulation_goes_on_and_ends_as_if_nothing_had_been(tmp_path, whole):

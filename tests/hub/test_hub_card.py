@@ -72,6 +72,30 @@ def test_the_card_of_a_captioner_has_it_write_a_sentence(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{image} ")
 
 
+@pytest.mark.parametrize("modalities", [("RGB",), ("RGB", "NIR")])
+def test_the_card_of_a_model_that_finds_identities_has_it_give_features(hub, tmp_path, capsys, modalities):
+    hub.users["hf_writer"] = "user"
+    model = moezoo.create_model("multiscale_moe/synthetic", num_classes=5, modalities=modalities).eval()
+    name = moezoo.push_to_hub(model, "user/reid", token="hf_writer", metrics={"dataset": "rgbnt201", "test_mAP": 0.5})
+    card = ModelCard(hub.files("user/reid")["README.md"].decode())
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert f"tells 5 identities apart by {' and '.join(modalities)}" in card.text
+    assert "class" not in card.text.partition("## Configuration")[0]
+    code = card.text.split("```python\n")[1].split("```")[0]
+    places = modalities if len(modalities) > 1 else (".",)
+    for place in places:
+        (tmp_path / place).mkdir(exist_ok=True)
+        Image.new("RGB", (64, 128)).save(tmp_path / place / "image.jpg")
+    code = code.replace('"hf-hub:user/reid"', f'"{name}", token="hf_writer", cache_dir={str(tmp_path / "cache")!r}')
+    found: dict = {}
+    for place in places:
+        code = code.replace(f'"{place}/image.jpg"', repr(str(tmp_path / place / "image.jpg")))
+    exec(code.replace('"image.jpg"', repr(str(tmp_path / "image.jpg"))), found)
+    assert f"torch.Size([1, {64 * len(modalities)}])" in capsys.readouterr().out
+    images = torch.randn(2, len(modalities), 3, 128, 64)
+    assert torch.equal(found["model"](images), model(images))
+
+
 def test_a_model_without_classes_gives_features_and_results_need_a_data_set():
     content = {"name": "entity_moe/x", "moezoo_version": "1", "config": {"num_classes": 0}, "metrics": {"top1": 0.5}}
     data = ModelCard(model_card(content)).data

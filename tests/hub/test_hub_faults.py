@@ -13,7 +13,7 @@ import pytest
 from hub_fault_cases import PULLS, PUSHES, TOKEN, run_pull, run_push
 
 from moezoo.errors import HubError
-from moezoo.hub import fetch, push
+from moezoo.hub import commit, fetch
 
 
 def cases(table):
@@ -24,7 +24,7 @@ def cases(table):
 def hurried(monkeypatch):
     """Neither we nor the client wait between attempts."""
     clock = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    for module in (http, fetch, push):
+    for module in (http, fetch, commit):
         monkeypatch.setattr(module, "time", clock)
 
 

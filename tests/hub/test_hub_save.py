@@ -24,7 +24,7 @@ from moezoo.hub import swap as swap_module
 from moezoo.hub.card import model_card
 from moezoo.hub.files import STAGING, check_writable
 from moezoo.hub.load import load_weights, read_stored
-from moezoo.hub.stored import StoredModel
+from moezoo.hub.stored_model import StoredModel
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 

@@ -52,5 +52,8 @@ def test_tokens_without_room_keep_their_values_and_are_counted():
 
 def test_scripting_is_refused_by_torch_and_never_wrong():
     for module in (moezoo.create_model("entity_moe/test_vit").eval(), MoELayer(8, num_experts=4)):
-        with pytest.warns(FutureWarning, match="deprecated"), pytest.raises(torch.jit.frontend.NotSupportedError):
+        with (
+            pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"),
+            pytest.raises(torch.jit.frontend.NotSupportedError),
+        ):
             torch.jit.script(module)

@@ -110,3 +110,22 @@ def naive_mixture(
             y = y + gate * naive_expert(x[t], *weights, activation, glu)
         out.append(y)
     return torch.stack(out) if out else x * 0
+
+
+def matrix(tensor):
+    """Rows of plain floats."""
+    return tensor.detach().double().tolist()
+
+
+def product(rows, token):
+    """Matrix times vector."""
+    return [sum(w * x for w, x in zip(row, token, strict=True)) for row in rows]
+
+
+def best(scores, k):
+    """The k largest, ties to the first."""
+    return sorted(range(len(scores)), key=lambda e: (-scores[e], e))[:k]
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch_threads import on_one_thread
 
 from moezoo.measure import flops
 
@@ -33,12 +34,8 @@ def collapse():
 
 @pytest.fixture(scope="module")
 def unbalanced(collapse):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_one_thread():
         return collapse.train("no balancing", seed=0, epochs=EPOCHS)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_without_balancing_most_experts_die(unbalanced):

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from moezoo.moe import MoELayer
 from moezoo.moe.flops import FLOP_FORMULAS
-from moezoo.moe.paths.grouped_mm import _product, grouped_mm
+from moezoo.moe.paths.grouped_mm import _product, aligned, grouped_mm
 
 COUNTS = [3, 0, 5, 1]
 
@@ -57,3 +59,18 @@ def test_the_stand_in_counts_the_rows_it_computes():
         out.sum().backward()
     assert forward == 2 * sum(COUNTS) * 8 * 16
     assert counter.get_total_flops() == 3 * forward
+
+
+def test_weights_that_begin_anywhere_in_a_flat_buffer_are_taken(monkeypatch):
+    layer = MoELayer(8, num_experts=3, top_k=2, hidden_dim=16, path="grouped").to(torch.bfloat16)
+    x = torch.randn(9, 8).bfloat16()
+    expected = layer(x)
+    weight = layer.experts.w_in
+    flat = torch.empty(weight.numel() + 1, dtype=torch.bfloat16)
+    layer.experts.w_in = torch.nn.Parameter(flat[1:].view(weight.shape).copy_(weight.detach()))
+    assert not aligned(layer.experts.w_in)
+    given = []
+    real = F.grouped_mm
+    monkeypatch.setattr(F, "grouped_mm", lambda a, b, *, offs: given.append(b) or real(a, b, offs=offs))
+    torch.testing.assert_close(layer(x), expected)
+    assert [aligned(b) for b in given] == [True, True]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import statistics
 import sys
 
@@ -57,6 +58,18 @@ def test_the_best_is_by_validation_and_tested_once(done):
     stored = json.loads((out / "result.json").read_text())
     assert stored["test"] == result.test
     assert stored["best"]["number"] == result.best[0].number
+
+
+def test_a_journal_that_lost_its_end_is_gone_on_with(done, trained, tmp_path):
+    result, out, _ = done
+    shutil.copytree(out, tmp_path / "out")
+    journal = tmp_path / "out" / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-7])  # of the last trial's end
+    again = ArchitectureSearch("tiny", **TINY, out=tmp_path / "out", resume=True).search()
+    assert [each.score for each in again.trials] == [each.score for each in result.trials]
+    assert trained == []
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
 def test_a_search_that_goes_on_repeats_nothing(done, trained):

@@ -132,6 +132,9 @@ def test_log_draws_are_as_likely_for_each_doubling():
         (lambda: sample_space("regnetx.small", 1, constraints=["width_increase"]), "Did you mean: widths_increase"),
         (lambda: sample_space("regnetx.small", 1, constraints=["d>=99"]), "none of 20000 draws"),
         (lambda: sample_space("regnetx.small", 1, constraints="d>=9"), "a list of constraints"),
+        (lambda: sample_space("regnetx.small", 1, constraints=["d=>9"]), "neither FIELD OPERATOR VALUE"),
+        (lambda: sample_space("entity_moe/digits", 1, constraints=["expert=glo"]), "meets it. Did you mean: glu.* mlp"),
+        (lambda: find_space("entity_moe/test_vit", ["num_experts=2,many"]), "num_experts='many' makes no model"),
         (lambda: sample_space("regnetx.small", 1, flops_window=(5, 2)), r"flops_window=\(5, 2\) is not allowed"),
         (lambda: sample_space("regnetx.small", 1, flops_window=(1, 2)), "in a row lies in it; theirs are from"),
         (lambda: sample_space("regnetx.small", 1, assignments=["num_experts=2"]), None),
@@ -146,6 +149,12 @@ def test_what_is_wrong_is_said(call, message, monkeypatch):
         return
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_null_is_within_no_bound_and_can_be_asked_for():
+    k = [d.values["top_k"] for d in sample_space("multiscale_moe/synthetic", 20, constraints=["top_k>=1"])]
+    assert set(k) == {1, 2}
+    assert sample_space("multiscale_moe/synthetic", 1, constraints=["top_k=null"])[0].values["top_k"] is None
 
 
 def test_a_small_space_says_how_much_there_is(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import timm
 
 import moezoo
+from moezoo import registration, registry
 from moezoo.backbones.timm_models import weight_tags
 from moezoo.errors import ConfigError, MoeZooDeprecationWarning, RegistrationError, UnknownModelError
 from moezoo.names import canonical_stored_name, is_stored_name
@@ -149,8 +150,10 @@ def test_the_pretrained_configuration_is_timms_whole():
 
 
 def test_deprecated_names_are_known_but_not_listed(monkeypatch):
-    monkeypatch.setattr(moezoo.registry, "_models", dict(moezoo.registry._models))
-    monkeypatch.setattr(moezoo.registry, "_deprecated", {})
+    moezoo.list_models()  # what is registered by then is restored
+    for name, table in {"MODELS": dict(registry.MODELS), "DEPRECATED": {}}.items():
+        for module in (registration, registry):
+            monkeypatch.setattr(module, name, table)
     config = moezoo.model_config("entity_moe/test_vit2")
     moezoo.register_model("entity_moe/parity", deprecated=("entity_moe/parity_old",))(lambda: config)
     assert deprecated_models() == {"entity_moe/parity_old": "entity_moe/parity"}

@@ -1,16 +1,9 @@
 import pytest
 import torch
 from nursery import Nursery
+from torch_threads import one_thread  # noqa: F401
 
 from moezoo.data import ImageTensors, Splits
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -190,10 +190,12 @@ def test_activation_patterns_show_frequency_time_and_the_content_that_tells_most
     assert figure.data["information"]["camera"] > figure.data["information"]["noise"]
     use, time, first, second = figure.axes
     assert [bar.get_height() for bar in use.containers[0]] == pytest.approx([0.5, 0.5])
+    assert max(use.get_yticks()) == 1
     assert time.lines[0].get_ydata().tolist() == pytest.approx([0.5, 0.5])
     assert [first.get_title(loc="left"), second.get_title(loc="left")] == ["camera", "noise"]
     assert np.allclose(first.images[0].get_array(), [[0.3, -0.3], [-0.3, 0.3]])
     assert [text.get_text() for text in first.texts] == ["+30", "-30", "-30", "+30"]
+    assert [text.get_text() for text in second.texts] == ["0"] * 4
     alone = activation_patterns_figure(analyze_expert_activation_patterns(weights))
     assert len(alone.axes) == 1
 

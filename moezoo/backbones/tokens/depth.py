@@ -42,8 +42,17 @@ class OwnBlock(OwnModule):
         super().__init__(block)
         one, two = (_flops(block, tokens, dim) for tokens in (1, 2))
         self.pair_flops = (two - 2 * one) // 2
-        self.row_flops = one - self.pair_flops
+        self.other_row_flops = one - self.pair_flops - 2 * self._linear_numbers()
         self.samples, self.tokens = 1, 0
+
+    @property
+    def row_flops(self) -> int:
+        """Of one token beside its pairs with others; less once hidden units were pruned."""
+        return self.other_row_flops + 2 * self._linear_numbers()
+
+    def _linear_numbers(self) -> int:
+        layers = [part for part in self.__dict__["own"].modules() if isinstance(part, nn.Linear)]
+        return sum(layer.in_features * layer.out_features for layer in layers)
 
     def forward(self, x_ND: Tensor) -> Tensor:
         B, L = self.samples, self.tokens

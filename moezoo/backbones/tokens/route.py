@@ -21,6 +21,7 @@ from moezoo.backbones.chains import Place
 from moezoo.backbones.groups import keep_in_host_groups
 from moezoo.backbones.hf.encoder import vision_part
 from moezoo.backbones.inject import adapters_of, names_inside
+from moezoo.backbones.mlp_places import find_places
 from moezoo.backbones.tokens.config import TokenRoutingConfig
 from moezoo.backbones.tokens.depth import DepthRouting
 from moezoo.backbones.tokens.own import CHILD
@@ -29,7 +30,6 @@ from moezoo.backbones.tokens.route_depth import route_depth
 from moezoo.backbones.tokens.routed_mlp import TokenRouting, attach_routing
 from moezoo.backbones.tokens.scores import find_attention, has_class_token, resolve_score
 from moezoo.backbones.trace import Trace, model_input_size, trace
-from moezoo.backbones.upcycle import find_places
 from moezoo.config import override
 from moezoo.errors import ConfigError, InjectionError
 from moezoo.moe.aux import mark_root

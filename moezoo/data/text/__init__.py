@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "Tokenizer": "moezoo.data.text.tokenizer",
-    "make_tokenizer": "moezoo.data.text.make",
-    "train_bpe": "moezoo.data.text.bpe",
-    "clip_tokenizer": "moezoo.data.text.clip",
-    "CLIP_SIZE": "moezoo.data.text.clip",
-    "class_sentences": "moezoo.data.text.sentences",
+    "Tokenizer": ".tokenizer",
+    "make_tokenizer": ".make",
+    "train_bpe": ".bpe",
+    "clip_tokenizer": ".clip",
+    "CLIP_SIZE": ".clip",
+    "class_sentences": ".sentences",
 }
 
 if TYPE_CHECKING:
@@ -22,9 +23,4 @@ if TYPE_CHECKING:
     from moezoo.data.text.tokenizer import Tokenizer
 
 __all__ = ["Tokenizer", "make_tokenizer", "train_bpe", "clip_tokenizer", "CLIP_SIZE", "class_sentences"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'moezoo.data.text' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

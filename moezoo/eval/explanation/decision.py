@@ -154,7 +154,8 @@ class SimilarityDecision(Decision):
     def says(self, row: int, score: float) -> str:
         if self.others:
             what = "like its match" if self.matched else "like itself"
-            return f"more {what} than like {self.others} others, by a cosine of {score:.3f} in the mean"
+            others = "another" if self.others == 1 else f"{self.others} others"
+            return f"more {what} than like {others}, by a cosine of {score:.3f} in the mean"
         if self.matched:
             return f"similarity to its match {score:.3f}"
         return "its features (no match was given: how alike they stay)"

@@ -6,29 +6,23 @@ the others meet a small one; an aggregator and a task head answer.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "AttentionRoutingConfig": "config",
-    "Encoder": "encoder",
-    "AttentionHead": "attention",
-    "crop_cells": "patches",
-    "CellMLP": "experts",
-    "Aggregator": "aggregators",
-    "register_aggregator": "aggregators",
-    "FullCompute": "baselines",
-    "CheapCompute": "baselines",
-    "NoRouting": "baselines",
-    "TaskHead": "head",
-    "AttentionRouting": "network",
-    "AttentionRoutingOutput": "output",
-    "build": "model",
+    "AttentionRoutingConfig": ".config",
+    "Encoder": ".encoder",
+    "AttentionHead": ".attention",
+    "crop_cells": ".patches",
+    "CellMLP": ".experts",
+    "Aggregator": ".aggregators",
+    "register_aggregator": ".aggregators",
+    "FullCompute": ".baselines",
+    "CheapCompute": ".baselines",
+    "NoRouting": ".baselines",
+    "TaskHead": ".head",
+    "AttentionRouting": ".network",
+    "AttentionRoutingOutput": ".output",
+    "build": ".model",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

@@ -6,30 +6,24 @@ router, one expert for every token, and one for each modality.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "DiffMoEConfig": "config",
-    "Expert": "expert",
-    "PatchEmbed": "embed",
-    "AttentiveRouter": "block",
-    "UnifiedModalEncoder": "block",
-    "ImageEncoder": "encoders",
-    "TextEncoder": "encoders",
-    "CrossModalFusion": "fusion",
-    "DiffMoEOutput": "output",
-    "MultiModalMoE": "multimodal",
-    "MoECaptioner": "captioner",
-    "CaptionerOutput": "output",
-    "GenerationOptions": "generate",
-    "GenerationOutput": "generate",
-    "build": "model",
+    "DiffMoEConfig": ".config",
+    "Expert": ".expert",
+    "PatchEmbed": ".embed",
+    "AttentiveRouter": ".block",
+    "UnifiedModalEncoder": ".block",
+    "ImageEncoder": ".encoders",
+    "TextEncoder": ".encoders",
+    "CrossModalFusion": ".fusion",
+    "DiffMoEOutput": ".output",
+    "MultiModalMoE": ".multimodal",
+    "MoECaptioner": ".captioner",
+    "CaptionerOutput": ".output",
+    "GenerationOptions": ".generate",
+    "GenerationOutput": ".generate",
+    "build": ".model",
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from moezoo.moe.precision import without_autocast
 
 MAX_SCALE = 100.0
 """The similarities are multiplied with at most this (Radford et al. 2021, "CLIP", 2.5)."""
@@ -39,7 +40,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor | float, same: T
     """
     if image.shape[0] == 0:
         return (image.float().sum() + text.float().sum()) * 0
-    with _full_precision(image):
+    with without_autocast(image):
         score = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
         positive = torch.eye(len(score), device=score.device) if same is None else same.float()
         rows = (positive * score.log_softmax(1)).sum(1) / positive.sum(1)
@@ -80,8 +81,3 @@ class _Bounded(torch.autograd.Function):
         (at_limit,) = ctx.saved_tensors
         # A step goes against the gradient: a negative one would go beyond.
         return torch.where(at_limit, grad.clamp_min(0), grad), None
-
-
-def _full_precision(tensor: Tensor) -> AbstractContextManager:
-    # The meta device knows no autocast.
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

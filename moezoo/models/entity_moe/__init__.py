@@ -6,13 +6,12 @@ are short spellings of ``moezoo.create_model("entity_moe/…")``.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "EntityMoEConfig": "config",
-    "EntityAdapter": "adapter",
-    "build": "model",
+    "EntityMoEConfig": ".config",
+    "EntityAdapter": ".adapter",
+    "build": ".model",
     **dict.fromkeys(
         [
             "create_vit_entity_moe",
@@ -30,13 +29,8 @@ _EXPORTS = {
             "resnet101_entity_moe",
             "print_model_info",
         ],
-        "functions",
+        ".functions",
     ),
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -106,7 +105,3 @@ class EntityMoEConfig(EntityAdapterConfig):
     def backbone(self) -> str:
         """``model_name`` under the name common to all families."""
         return self.model_name
-
-    def adapter_fields(self) -> Mapping[str, Any]:
-        """The fields that configure an adapter, by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(EntityAdapterConfig)}

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from timm.layers import GELUTanh, LayerNorm, Mlp
-from timm.models._input import update_model_input_size
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -140,16 +139,16 @@ class MoEViT(VisionTransformer):
         """Take images of another size. A learned table stays if it has as many places, and else is resized; groups
         hold as many images as before, unless the configuration says how many tokens they hold."""
         old = self.patch_embed.grid_size
-        self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
+        positions = self.pos_embed
+        super().set_input_size(img_size=img_size, patch_size=patch_size)
         self.layout.grid = self.patch_embed.grid_size
         before, after = (rows * columns + self.num_prefix_tokens for rows, columns in (old, self.layout.grid))
         for layer in self.modules():
             if isinstance(layer, MoELayer) and layer.router.group_size and self.config.group_size is None:
                 layer.router.group_size = layer.router.group_size // before * after
-        if self.pos_embed is not None:
-            table = resize_positions(self.pos_embed.detach(), old, self.layout.grid, self.num_prefix_tokens)
-            self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
-        update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
+        if positions is not None:  # timm has resized it in another way
+            table = resize_positions(positions.detach(), old, self.layout.grid, self.num_prefix_tokens)
+            self.pos_embed = nn.Parameter(table, requires_grad=positions.requires_grad)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

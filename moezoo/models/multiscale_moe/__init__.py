@@ -6,16 +6,15 @@ one vector, which is added to the backbone's global feature. The parts are usabl
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from moezoo.lazy import lazy_names
 
 _EXPORTS = {
-    "MultiScaleMoEConfig": "config",
-    "MultiScaleReid": "reid",
-    "ReidOutput": "output",
-    "ScaleWindows": "windows",
-    "BNNeck": "neck",
-    "build": "model",
+    "MultiScaleMoEConfig": ".config",
+    "MultiScaleReid": ".reid",
+    "ReidOutput": ".output",
+    "ScaleWindows": ".windows",
+    "BNNeck": ".neck",
+    "build": ".model",
     **dict.fromkeys(
         [
             "ExpertNetwork",
@@ -29,7 +28,7 @@ _EXPORTS = {
             "build_fusion",
             "expert_balance_loss",
         ],
-        "fusion",
+        ".fusion",
     ),
     **dict.fromkeys(
         [
@@ -42,13 +41,8 @@ _EXPORTS = {
             "visualize_expert_weights",
             "analyze_expert_activation_patterns",
         ],
-        "functions",
+        ".functions",
     ),
 }
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _EXPORTS)

@@ -71,7 +71,7 @@ class MultiScaleMoEConfig:
         1.0, "of the gate: below 1 sharpens the weights, above 1 evens them out"
     )
     num_heads: Few = option(1, "gates whose weights are averaged", alias="gate_num_heads")
-    gate_layers: Few = option(2, "layers of the gate")
+    gate_layers: Annotated[int, Ge(1), Le(3)] = option(2, "layers of the gate")
     top_k: Few | None = option(None, "in evaluation only the best k scales are computed; null computes all", null=True)
     expert_threshold: Rate = option(
         0.0, "in evaluation only scales with at least this weight are computed; the best always is"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from moezoo.backbones.answers import plain_answer
 from moezoo.errors import ConfigError
+from moezoo.lazy import lazy_names
 from moezoo.moe.checks import check_int
 from moezoo.moe.modes import evaluating
 
@@ -55,7 +55,4 @@ def batch_inference(model: nn.Module, batch_data: Any, *, batch_size: int = 32, 
         return torch.cat([plain_answer(model(images)) for images in batch_data.split(batch_size)])
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ELSEWHERE:
-        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _ELSEWHERE)

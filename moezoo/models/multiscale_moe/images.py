@@ -39,6 +39,8 @@ def look(
 ) -> Seen:
     """Check what was given, and leave out the modalities that are missing in the whole batch.
 
+    A compiled or exported graph, which does not look at values, leaves out none.
+
     Args:
         images: (B, M, C, H, W), or (B, C, H, W) of the first modality alone.
         present: (B, M) bool, or ``None``.
@@ -64,11 +66,13 @@ def look(
             return Seen(images, tuple(range(M)), None)
         first = torch.arange(M, device=images.device) == 0
         return Seen(images, (0,), first.expand(len(images), M))
-    _check_present(present, len(images), modalities)
+    _check_present(present, images.shape[0], modalities)
     present = present.to(images.device)
-    if alone and bool(present[:, 1:].any()):
+    if alone and not torch.compiler.is_compiling() and bool(present[:, 1:].any()):
         raise InputError(f"present= says that {modalities[1]} or others are there, but images are of one modality.")
-    columns = tuple(torch.where(present.any(0))[0].tolist()) if len(images) else tuple(range(images.shape[1]))
+    if torch.compiler.is_compiling() or not len(images):
+        return Seen(images, tuple(range(images.shape[1])), present)
+    columns = tuple(torch.where(present.any(0))[0].tolist())
     return Seen(images[:, list(columns)], columns, present)
 
 
@@ -99,14 +103,18 @@ def _check_images(images: Tensor, modalities: Sequence[str], input_size: tuple[i
 
 
 def _check_present(present: Tensor, batch: int, modalities: Sequence[str]) -> None:
-    expected = f"a bool tensor of ({batch}, {len(modalities)}), which of {', '.join(modalities)} each sighting has"
     if (
         not isinstance(present, Tensor)
         or present.dtype != torch.bool
         or tuple(present.shape) != (batch, len(modalities))
     ):
         given = f"{present.dtype} {tuple(present.shape)}" if isinstance(present, Tensor) else repr(present)
-        raise InputError(f"present must be {expected}; got {given}.")
+        raise InputError(
+            f"present must be a bool tensor of ({batch}, {len(modalities)}), which of {', '.join(modalities)} each "
+            f"sighting has; got {given}."
+        )
+    if torch.compiler.is_compiling():
+        return  # one graph serves all values
     empty = torch.where(~present.any(1))[0].tolist()
     if empty:
         raise InputError(f"present: the sightings {empty[:8]} have no modality at all; each needs at least one.")

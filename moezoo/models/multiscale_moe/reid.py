@@ -52,7 +52,7 @@ class MultiScaleReid(ReidImageModel):
         Args:
             images: (B, M, C, H, W) in the order of :attr:`modalities`; (B, C, H, W) is the first modality alone.
             present: (B, M) bool, in evaluation: which modalities each sighting has; ``None`` means all. What is
-                missing in the whole batch is not computed.
+                missing in the whole batch is not computed, but in a compiled or exported graph.
             return_weights: Answer a mapping, with the gates' weights.
 
         Returns:

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.errors import ConfigError, InputError
+from moezoo.models.multiscale_moe.fusion.features import check_scales
+from moezoo.moe.checks import check_choice, check_int
 
 Window = tuple[int, int]
+MODES = ("2d", "1d")
 
 
 class ScaleWindows(nn.Module):
@@ -29,12 +32,15 @@ class ScaleWindows(nn.Module):
             a full convolution (``conv``), which has D * D parameters per token of the window.
 
     Raises:
-        ConfigError: Two scales give the same window.
+        ConfigError: An argument is out of range, or two scales give the same window.
     """
 
     def __init__(self, dim: int, scales: Sequence[int], grid: tuple[int, int], *, mode: str = "2d", op: str = "pool"):
         super().__init__()
-        self.dim, self.scales, self.grid, self.mode = dim, tuple(scales), grid, mode
+        self.dim, self.grid = check_int("dim", dim, low=1), grid
+        self.scales = check_scales(scales)
+        self.mode = check_choice("mode", mode, MODES)
+        check_choice("op", op, _OPS)
         self.windows = clipped_windows(self.scales, grid, mode)
         self.embed = nn.ModuleList(_OPS[op](dim, window) for window in self.windows)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in self.windows)

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from moezoo.errors import InputError
 
-STATIC_PATHS = frozenset({"grouped", "static"})
+TRACEABLE = frozenset({"loop", "grouped", "static"})
+"""Paths of operations that can be traced, transformed and differentiated in every way."""
+
+STATIC_PATHS = frozenset({"grouped", "static", "triton"})
 """Paths whose shapes do not depend on where the tokens go, as tracing needs."""
 
 
@@ -34,12 +37,18 @@ class Plan(ABC):
     @property
     def plain(self) -> bool:
         """Whether to keep to operations that can be traced, transformed and differentiated in every way."""
-        return self.static or self.path == "loop" or torch._C._are_functorch_transforms_active()
+        return self.path in TRACEABLE or torch._C._are_functorch_transforms_active()
 
     @cached_property
     def sizes(self) -> list[int]:
         """Rows per expert as numbers: the one wait for the device that paths with dynamic shapes need."""
         return self.counts.tolist()
+
+    @property
+    def offsets(self) -> Tensor:
+        """(E,) int32: where the rows of each expert end."""
+        known = self.__dict__.get("known_offsets")  # no cached_property: tracing knows no locks
+        return self.counts.cumsum(0).to(torch.int32) if known is None else known
 
     @abstractmethod
     def gather(self, x_TD: Tensor) -> Tensor:
@@ -56,3 +65,12 @@ class Plan(ABC):
     @abstractmethod
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): what the tokens get of the experts' results."""
+
+
+def even_offsets(counts_E: Tensor) -> Tensor:
+    """(E,) int32: :attr:`Plan.offsets` where every expert has as many rows.
+
+    No running sum: torch's compiler has a rule for those of a constant, which fails where the constant is a size.
+    """
+    number_E = torch.arange(1, counts_E.shape[0] + 1, device=counts_E.device)
+    return (number_E * counts_E).to(torch.int32)

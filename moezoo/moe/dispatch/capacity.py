@@ -19,8 +19,6 @@ from moezoo.moe.types import Routing
 
 __all__ = ["CAPACITY_RULES", "FixedCapacity", "RoundedCapacity", "apply_capacity", "expert_capacity"]
 
-PRIORITIES = ("choice", "score")
-
 
 def expert_capacity(
     num_tokens: int,

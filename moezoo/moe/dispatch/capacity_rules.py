@@ -15,6 +15,17 @@ from moezoo.moe.checks import check_choice, check_int
 ROUNDINGS: dict[str, Callable[[float], int]] = {"ceil": math.ceil, "round": round}
 
 
+def sym_min(a: int, b: int) -> int:
+    """The smaller of two sizes, either of which may be symbolic.
+
+    ``min`` would decide here and now between those of an export, and before torch 2.12 ``torch.compile`` refuses
+    ``torch.sym_min`` of two that are known.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return torch.sym_min(a, b)
+
+
 class NoCapacity(ConfigError):
     """So few tokens leave an expert no place, by a rule that is strict."""
 
@@ -88,7 +99,7 @@ def _megablocks(T: int, K: int, E: int, factor: float) -> int:
 
 
 def _lucidrains(T: int, K: int, E: int, factor: float) -> int:
-    return torch.sym_max(math.floor(T * factor / E), 4)  # type: ignore[return-value]
+    return -sym_min(-math.floor(T * factor / E), -4)
 
 
 CAPACITY_RULES: dict[str, CapacityRule] = {

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.dispatch.bags import Bags, gather_rows, sum_rows
-from moezoo.moe.dispatch.base import STATIC_PATHS, Plan
+from moezoo.moe.dispatch.base import STATIC_PATHS, Plan, even_offsets
+from moezoo.moe.dispatch.by_expert import Sorted, sort_by_expert
 from moezoo.moe.dispatch.slots import SlotPlan
 from moezoo.moe.types import Routing
 
@@ -42,7 +43,7 @@ class AssignmentPlan(Plan):
             kept_N = torch.arange(y_ND.shape[0], device=y_ND.device) < self.counts.sum()
             y_ND = torch.where(kept_N[:, None], y_ND, 0.0)
         out = y_ND.new_zeros(self.num_tokens * E, y_ND.shape[-1])
-        return out.index_add(0, self.token_index * E + self.expert_index, y_ND).view(self.num_tokens, E, -1)
+        return out.index_add(0, self.token_index * E + self.expert_index, y_ND).view(self.num_tokens, E, y_ND.shape[-1])
 
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): every token's weighted sum over its experts; a token without one gets zero."""
@@ -50,7 +51,7 @@ class AssignmentPlan(Plan):
             weighted_ND = y_ND * self.weight.to(y_ND.dtype)[:, None]
             out_TD = weighted_ND.new_zeros(self.num_tokens, y_ND.shape[-1])
             return out_TD.index_add(0, self.token_index, weighted_ND)
-        return sum_rows(y_ND, self.weight.to(y_ND.dtype), self.token_index, self.bags)
+        return sum_rows(y_ND, self.weight, self.token_index, self.bags)
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,47 @@ class OneEachPlan(AssignmentPlan):
         return y_ND.index_select(0, torch.empty_like(place_N).scatter_(0, self.token_index, place_N))
 
 
-@dataclass(frozen=True)
 class EverythingPlan(AssignmentPlan):
-    """Every token with every expert: T rows of the first, then T of the second, …; nothing is sorted or looked up."""
+    """Every token with every expert: T rows of the first, then T of the second, …; nothing is sorted or looked up.
 
-    @staticmethod
-    def of(routing: Routing, path: str) -> EverythingPlan:
+    What only some experts read of a plan is made when they do.
+    """
+
+    weights: Tensor
+    """(T, E)."""
+
+    def __init__(self, routing: Routing, path: str):
         T, E = routing.num_tokens, routing.num_experts
-        index_N = torch.arange(T * E, device=routing.weight.device)
-        rows = max(T, 1)
-        plan = EverythingPlan(
-            token_index=index_N % rows,
-            expert_index=index_N // rows,
-            weight=routing.weight.view(T, E).t().reshape(-1),
-            counts=torch.full((E,), T, dtype=torch.int64, device=index_N.device),
-            num_tokens=T,
-            path=path,
-        )
-        plan.__dict__["sizes"] = [T] * E
-        return plan
+        weight_TE = routing.weight.view(T, E)
+        fields = {"num_tokens": T, "path": path, "sizes": [T] * E, "weights": weight_TE}
+        if torch.compiler.is_compiling():  # which drops what nothing reads, and cannot make it later
+            fields |= _written_down(weight_TE)
+        for name, value in fields.items():  # one by one, as compilers follow that
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        return _written_down(self.weights)
+
+    @cached_property
+    def token_index(self) -> Tensor:
+        return self._rows["token_index"]
+
+    @cached_property
+    def expert_index(self) -> Tensor:
+        return self._rows["expert_index"]
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return self._rows["weight"]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        return self._rows["counts"]
+
+    @property
+    def offsets(self) -> Tensor:
+        return even_offsets(self.counts)
 
     def gather(self, x_TD: Tensor) -> Tensor:
         """(E * T, D): the tokens, E times."""
@@ -111,7 +134,59 @@ class EverythingPlan(AssignmentPlan):
     def combine(self, y_ND: Tensor) -> Tensor:
         """(T, D): every token's weighted sum over all experts."""
         y_ETD = y_ND.view(len(self.sizes), self.num_tokens, y_ND.shape[-1])
-        return (y_ETD * self.weight.to(y_ND.dtype).view(*y_ETD.shape[:2], 1)).sum(0)
+        return (y_ETD * self.weights.to(y_ND.dtype).t()[..., None]).sum(0)
+
+
+def _written_down(weight_TE: Tensor) -> dict[str, Tensor]:
+    """The rows of every token with every expert."""
+    T, E = weight_TE.shape
+    index_N = torch.arange(T * E, device=weight_TE.device)
+    rows = max(T, 1)
+    return {
+        "token_index": index_N % rows,
+        "expert_index": index_N // rows,
+        "weight": weight_TE.t().reshape(-1),
+        "counts": torch.full((E,), T, dtype=torch.int64, device=index_N.device),
+    }
+
+
+class KernelPlan(AssignmentPlan):
+    """All assignments, the dropped ones last, by the fewest operations and without a wait for the device."""
+
+    routing: Routing
+    rows: Sorted
+
+    @staticmethod
+    def of(routing: Routing, path: str) -> KernelPlan:
+        rows = sort_by_expert(routing.token_index, routing.expert_index, routing.dropped, routing.num_experts)
+        if routing.places:
+            bags = Bags(rows.row, None, routing.places, rows.offsets[-1:], rows.order)
+        else:
+            bags = Bags.of(rows.token, routing.num_tokens)._replace(kept=rows.offsets[-1:])
+        plan = object.__new__(KernelPlan)
+        plan.__dict__.update(
+            token_index=rows.token,
+            expert_index=rows.expert,
+            counts=rows.counts,
+            num_tokens=routing.num_tokens,
+            path=path,
+            known_offsets=rows.offsets,
+            bags=bags,
+            rows=rows,
+            routing=routing,
+        )
+        return plan
+
+    @property
+    def weight(self) -> Tensor:
+        """(N,) zero for dropped rows; made when it is asked for."""
+        return torch.where(self.routing.dropped, 0.0, self.routing.weight).index_select(0, self.rows.order)
+
+    def combine(self, y_ND: Tensor) -> Tensor:
+        """(T, D): every token's weighted sum over its experts; a token without one gets zero."""
+        if self.plain or self.bags.order is None:
+            return super().combine(y_ND)
+        return sum_rows(y_ND, self.routing.weight, self.token_index, self.bags)
 
 
 def make_plan(routing: Routing, path: str) -> Plan:
@@ -125,7 +200,9 @@ def make_plan(routing: Routing, path: str) -> Plan:
     if routing.slots is not None:
         return SlotPlan.of(routing.slots, routing.num_tokens, path)
     if routing.everything:
-        return EverythingPlan.of(routing, path)
+        return EverythingPlan(routing, path)
+    if path == "triton":
+        return KernelPlan.of(routing, path)
     E = routing.num_experts
     static = path in STATIC_PATHS
     # Dropped assignments sort behind the last expert.

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from moezoo.moe.dispatch.base import Plan
+from moezoo.moe.dispatch.base import Plan, even_offsets
 from moezoo.moe.types import Slots
 
 
@@ -34,6 +34,10 @@ class SlotPlan(Plan):
     def sizes(self) -> list[int]:
         B, _, E, S = self.slots.dispatch.shape
         return [B * S] * E
+
+    @property
+    def offsets(self) -> Tensor:
+        return even_offsets(self.counts)
 
     def gather(self, x_TD: Tensor) -> Tensor:
         """(E * B * S, D): each slot's mixture of its sample's tokens."""

@@ -16,8 +16,8 @@ from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
 from moezoo.moe.experts.mlp_expert import RESIDUALS, check_residual
 from moezoo.moe.experts.stacked import init_linear_
 from moezoo.moe.paths.batched import padded, unpadded
-from moezoo.moe.paths.packs import KeepsPacks, PackCache, can_pack
-from moezoo.moe.paths.products import VERY_FEW, inferred, infers, pays, product
+from moezoo.moe.paths.packs import KeepsPacks, PackCache, Stacks
+from moezoo.moe.paths.products import inferred, pays, product
 from moezoo.moe.paths.stack import compute_dtype
 from moezoo.moe.paths.static import without_dropped
 from moezoo.moe.types import Routing, has_values
@@ -25,9 +25,6 @@ from moezoo.moe.types import Routing, has_values
 MANY = 2**15
 """Hidden units that an expert computes from which one expert after the other, whose rows then stay in the cache, is
 faster than a call for all of them."""
-
-Matrices = Tensor | tuple[Tensor, ...]
-"""Of all experts: stacked, or packed one by one."""
 
 
 class ResidualMLP(KeepsPacks, Experts):
@@ -103,23 +100,18 @@ class ResidualMLP(KeepsPacks, Experts):
         return (*stacks, *(p for p in (self.w_res, self.b_res) if p is not None))
 
     def choose_path(self, x_TD: Tensor, routing: Routing) -> str:
+        T = x_TD.shape[0]  # len() would fix it in an exported graph
+        if self.may_pack(x_TD, self.w_in) and pays(T, self.w_in):
+            return "packed"
         usual = super().choose_path(x_TD, routing)
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled() or not has_values(x_TD):
             return usual
-        T = len(x_TD)
-        if T > VERY_FEW and pays(T, self.w_in) and self._can_pack(x_TD):
-            return "packed"
-        return "loop" if T * self.hidden_dim >= MANY else usual
-
-    def _can_pack(self, x: Tensor) -> bool:
-        if self.training or not self.packs.on:
-            return False
-        return infers(x, self.w_in) and can_pack(x.device, x.dtype, self.stacks)
+        return "loop" if x_TD.is_cpu and T * self.hidden_dim >= MANY else usual
 
     def forward(self, x_ND: Tensor, plan: Plan) -> Tensor:
         if plan.path == "batched":
             x_ECD, place_N = padded(x_ND.to(compute_dtype(x_ND)), plan)
-            return unpadded(self._batched(x_ECD, self.w_in, self.w_out, self.w_res), place_N)
+            return unpadded(self._batched(x_ECD), place_N)
         if plan.path == "packed":
             return self._packed(x_ND, plan)
         if plan.path == "loop":
@@ -136,15 +128,25 @@ class ResidualMLP(KeepsPacks, Experts):
 
     def _packed(self, x_ND: Tensor, plan: Plan) -> Tensor:
         """(N, out), by reordered matrices; where there can be none, as in training, the reference."""
-        if not self._can_pack(x_ND):
-            return self._loop(x_ND, plan.sizes, self.stacks)
-        experts, sizes = self.packs.get(self.stacks, x_ND.dtype), plan.sizes
-        if sizes[0] * self.hidden_dim >= MANY or len(set(sizes)) > 1:
-            parts = zip(x_ND.split(sizes), experts, strict=True)
-            return torch.cat([self.one(x, *expert) for x, expert in parts if len(x)])
-        w_in, _, _, _, w_out, _, _, _, *w_res = zip(*experts, strict=True)
-        y_ECO = self._batched(x_ND.view(len(sizes), -1, self.dim), w_in, w_out, w_res[0] if w_res else None)
-        return y_ECO.flatten(0, 1)
+        stacks = self.stacks
+        experts = self.packs.get(stacks, x_ND.dtype, _joined) if self.may_pack(x_ND, self.w_in) else None
+        if experts is None or not len(x_ND):
+            return self._loop(x_ND, plan.sizes, stacks)
+        sizes = plan.sizes
+        if sizes[0] * self.hidden_dim < MANY and len(set(sizes)) == 1:
+            return self._together(x_ND.view(len(sizes), -1, self.dim), experts).flatten(0, 1)
+        parts = zip(x_ND.split(sizes), experts, strict=True)
+        return torch.cat([self.one(x, *expert) for x, expert in parts if len(x)])
+
+    def _together(self, x_ECD: Tensor, experts: list[tuple[Tensor, ...]]) -> Tensor:
+        """(E, C, O): the products one by one, by reordered matrices; all else for all experts at once, as they wait for
+        calls more than for numbers."""
+        h_ECJ = torch.stack([inferred(x, w[0], w[1]) for x, w in zip(x_ECD.unbind(0), experts, strict=True)])
+        h_ECH, res_ECO = _parted(h_ECJ, self.norm1_weight.shape[1])
+        h_ECH = self._batched_norm_act_drop(h_ECH, self.norm1_weight, self.norm1_bias)
+        y_ECO = torch.stack([inferred(h, w[4], w[5]) for h, w in zip(h_ECH.unbind(0), experts, strict=True)])
+        y_ECO = self._batched_norm_act_drop(y_ECO, self.norm2_weight, self.norm2_bias)
+        return self._added(y_ECO, x_ECD if res_ECO is None else res_ECO)
 
     def _loop(self, x_ND: Tensor, sizes: list[int], stacks: tuple[Tensor, ...]) -> Tensor:
         """(N, out): one expert after the other by plain autograd; the reference."""
@@ -166,13 +168,13 @@ class ResidualMLP(KeepsPacks, Experts):
         w_res: Tensor | None = None,
         b_res: Tensor | None = None,
     ) -> Tensor:
-        """(n, out) of (n, D): one expert, given its slices of the stacks."""
-        h = self._one_norm_act_drop(inferred(x, w_in, b_in), norm1_weight, norm1_bias)
+        """(n, out) of (n, D): one expert, given its slices of the stacks, or of those that :func:`_joined` made."""
+        h, res = _parted(inferred(x, w_in, b_in), len(norm1_weight))
+        h = self._one_norm_act_drop(h, norm1_weight, norm1_bias)
         y = self._one_norm_act_drop(inferred(h, w_out, b_out), norm2_weight, norm2_bias)
-        if not self.residual_weight:
-            return y
-        res = x if w_res is None or b_res is None else inferred(x, w_res, b_res)
-        return torch.add(y, res, alpha=self.residual_weight)
+        if w_res is not None and b_res is not None:
+            res = inferred(x, w_res, b_res)
+        return self._added(y, x if res is None else res)
 
     def _one_norm_act_drop(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         h = h.to(weight.dtype)  # of autocast's half precision
@@ -186,24 +188,18 @@ class ResidualMLP(KeepsPacks, Experts):
         h_NF = ACTIVATIONS[self.activation](torch.addcmul(bias_NF, norm_NF, weight_NF))
         return F.dropout(h_NF, self.dropout, self.training)
 
-    def _batched(self, x_ECD: Tensor, w_in: Matrices, w_out: Matrices, w_res: Matrices | None) -> Tensor:
+    def _batched(self, x_ECD: Tensor) -> Tensor:
         """(E, C, O): every operation for all experts at once."""
-        h_ECH = self._product(x_ECD, w_in, self.b_in)
+        h_ECH = product(x_ECD, self.w_in, self.b_in)
         h_ECH = self._batched_norm_act_drop(h_ECH, self.norm1_weight, self.norm1_bias)
-        y_ECO = self._product(h_ECH, w_out, self.b_out)
+        y_ECO = product(h_ECH, self.w_out, self.b_out)
         y_ECO = self._batched_norm_act_drop(y_ECO, self.norm2_weight, self.norm2_bias)
-        if not self.residual_weight:
-            return y_ECO
-        res_ECO = x_ECD
-        if w_res is not None and self.b_res is not None:
-            res_ECO = self._product(x_ECD, w_res, self.b_res)
-        return torch.add(y_ECO, res_ECO, alpha=self.residual_weight)
+        if self.w_res is None or self.b_res is None:
+            return self._added(y_ECO, x_ECD)
+        return self._added(y_ECO, product(x_ECD, self.w_res, self.b_res))
 
-    @staticmethod
-    def _product(x_ECD: Tensor, weights: Matrices, bias_EH: Tensor) -> Tensor:
-        if not isinstance(weights, tuple):
-            weights = weights.to(x_ECD.dtype)
-        return product(x_ECD, weights, bias_EH.to(x_ECD.dtype))
+    def _added(self, y: Tensor, res: Tensor) -> Tensor:
+        return torch.add(y, res, alpha=self.residual_weight) if self.residual_weight else y
 
     def _batched_norm_act_drop(self, h_ECF: Tensor, weight_EF: Tensor, bias_EF: Tensor) -> Tensor:
         norm_ECF = F.layer_norm(h_ECF, h_ECF.shape[-1:], eps=self.eps)
@@ -217,3 +213,17 @@ class ResidualMLP(KeepsPacks, Experts):
     def extra_repr(self) -> str:
         widths = f"{self.num_experts} x ({self.dim} -> {self.hidden_dim} -> {self.out_dim})"
         return f"{widths}, residual={self.residual!r}, residual_weight={self.residual_weight:g}"
+
+
+def _joined(stacks: Stacks) -> Stacks:
+    """:attr:`ResidualMLP.stacks` with ``w_res`` below ``w_in``: both read the same rows, and one product is faster."""
+    w_in, b_in, *others = stacks
+    if len(others) > 6:
+        *others, w_res, b_res = others
+        w_in, b_in = torch.cat([w_in, w_res], 1), torch.cat([b_in, b_res], 1)
+    return (w_in, b_in, *others)
+
+
+def _parted(h: Tensor, hidden: int) -> tuple[Tensor, Tensor | None]:
+    """(…, H) hidden units and, of joined matrices, (…, O) of the residual connection."""
+    return (h, None) if h.shape[-1] == hidden else (h[..., :hidden], h[..., hidden:])

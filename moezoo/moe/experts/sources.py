@@ -11,6 +11,7 @@ from torch import Tensor
 from moezoo.errors import InputError
 from moezoo.moe.dispatch.base import Plan
 from moezoo.moe.dispatch.plan import AssignmentPlan, EverythingPlan
+from moezoo.moe.types import flattened
 
 if TYPE_CHECKING:
     from moezoo.moe.experts.base import Experts
@@ -54,10 +55,9 @@ def rows_from(sources: Sources, x_TD: Tensor, plan: Plan, width: int) -> Tensor:
         sources = torch.stack([_asked(each, e, None, T, width) for e in range(len(each))])
     if tuple(sources.shape[1:]) != (T, width):
         raise InputError(f"sources must be ({len(sources)}, {T}, {width}), got {tuple(sources.shape)}")
-    flat = sources.reshape(-1, width)
     if isinstance(plan, EverythingPlan):
-        return flat
-    return flat.index_select(0, plan.expert_index * T + plan.token_index)
+        return flattened(sources)
+    return sources.reshape(-1, width).index_select(0, plan.expert_index * T + plan.token_index)
 
 
 def each_source(sources: Sources, x_TD: Tensor) -> list[RowSource]:

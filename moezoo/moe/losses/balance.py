@@ -9,10 +9,12 @@ from moezoo.moe.checks import check_bool, check_probability
 from moezoo.moe.losses.grouped import over_groups
 from moezoo.moe.losses.shares import (
     assigned_share,
+    group_counts,
+    group_mean,
+    group_sum,
     has_tokens,
     mean_probs,
     squared_variation,
-    token_mean,
     token_sum,
 )
 from moezoo.moe.types import Routing
@@ -38,9 +40,9 @@ def load_balancing_loss(routing: Routing, normalize_by_k: bool = True, first_cho
     if check_bool("first_choice", first_choice):
         best_T = routing.probs.detach().sort(dim=-1, descending=True, stable=True).indices[:, 0]
         first_TE = torch.nn.functional.one_hot(best_T, routing.num_experts).to(routing.probs.dtype)
-        return routing.num_experts * (token_mean(first_TE.sum(0), routing) * mean_probs(routing)).sum()
-    f_E = assigned_share(routing) if normalize_by_k else token_mean(routing.counts(dropped=True), routing)
-    return routing.num_experts * (f_E * mean_probs(routing)).sum()
+        return routing.num_experts * (group_mean(group_sum(first_TE, routing), routing) * mean_probs(routing)).sum(-1)
+    f_E = assigned_share(routing) if normalize_by_k else group_mean(group_counts(routing), routing)
+    return routing.num_experts * (f_E * mean_probs(routing)).sum(-1)
 
 
 @over_groups
@@ -49,7 +51,7 @@ def importance_loss(routing: Routing) -> Tensor:
 
     ``(std(I) / mean(I))^2`` with ``I_i = sum_t softmax(clean_logits)_ti`` and the population standard deviation.
     """
-    return squared_variation(token_sum(routing.clean_logits.softmax(-1).sum(0), routing))
+    return squared_variation(token_sum(group_sum(routing.clean_logits.softmax(-1), routing), routing))
 
 
 @over_groups
@@ -66,4 +68,4 @@ def load_variance_loss(routing: Routing, target: float | None = None) -> Tensor:
     """
     target = 1 / routing.num_experts if target is None else check_probability("target", target)
     # Without tokens there is nothing to miss a target with.
-    return (mean_probs(routing) - target * has_tokens(routing)).square().mean()
+    return (mean_probs(routing) - target * has_tokens(routing)).square().mean(-1)

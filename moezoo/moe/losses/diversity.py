@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from moezoo.errors import InputError
 from moezoo.moe.checks import check_choice
+from moezoo.moe.precision import without_autocast
 
 KINDS = ("orthogonal", "decorrelated")
 
@@ -36,7 +37,7 @@ def expert_diversity_loss(vectors_ED: Tensor, kind: str = "orthogonal") -> Tenso
     if centred:
         vectors_ED = vectors_ED - vectors_ED.mean(-1, keepdim=True)
     vectors_ED = F.normalize(vectors_ED, dim=-1)
-    with torch.autocast(vectors_ED.device.type, enabled=False):
+    with without_autocast(vectors_ED):
         cosine_EE = vectors_ED @ vectors_ED.T
     off_EE = cosine_EE - torch.diag_embed(cosine_EE.diagonal())
     return off_EE.square().sum() / max(num_experts * (num_experts - 1), 1)

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec
 
-import torch
 from torch import Tensor
 
 from moezoo.moe import ranks
@@ -17,16 +16,17 @@ P = ParamSpec("P")
 
 
 def over_groups(loss: Callable[Concatenate[Routing, P], Tensor]) -> Callable[Concatenate[Routing, P], Tensor]:
-    """``loss`` of every group of a routing that has groups, averaged over all groups of all ranks."""
+    """``loss`` of every group of a routing that has groups, averaged over all groups of all ranks.
+
+    Args:
+        loss: Of a routing with groups it gives (G,) theirs, of another one a scalar.
+    """
 
     @functools.wraps(loss)
     def mean(routing: Routing, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         if routing.group_size is None:
             return loss(routing, *args, **kwargs)
-        parts = routing.groups()
-        # Without tokens it is zero, with a graph.
-        measured = parts or [dataclasses.replace(routing, group_size=None, ranks=None)]
-        total = torch.stack([loss(part, *args, **kwargs) for part in measured]).sum()
-        return ranks.token_mean(total, len(parts), routing.ranks)
+        each_G = loss(dataclasses.replace(routing, ranks=None), *args, **kwargs)
+        return ranks.token_mean(each_G.sum(), len(each_G), routing.ranks)
 
     return mean

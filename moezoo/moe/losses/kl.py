@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moezoo.moe.checks import check_choice
 from moezoo.moe.losses.grouped import over_groups
-from moezoo.moe.losses.shares import assigned_share, entropy, mean_probs, token_sum
+from moezoo.moe.losses.shares import assigned_share, entropy, group_counts, mean_probs, token_sum
 from moezoo.moe.types import Routing
 
 KINDS = ("soft", "hard")
@@ -30,9 +30,9 @@ def kl_balance_loss(routing: Routing, kind: str = "soft") -> Tensor:
     if check_choice("kind", kind, KINDS) == "soft":
         return _kl(mean_probs(routing), routing)
     share_E, probs_E = assigned_share(routing), mean_probs(routing)
-    half = 0.5 / token_sum(routing.counts(dropped=True).sum(), routing).clamp_min(1)
+    half = 0.5 / token_sum(group_counts(routing).sum(-1, keepdim=True), routing).clamp_min(1)
     slope_E = share_E.clamp_min(half).log() + 1
-    return _kl(share_E, routing) + (slope_E * (probs_E - probs_E.detach())).sum()
+    return _kl(share_E, routing) + (slope_E * (probs_E - probs_E.detach())).sum(-1)
 
 
 def kl_counts_loss(routing: Routing) -> Tensor:
@@ -42,4 +42,4 @@ def kl_counts_loss(routing: Routing) -> Tensor:
 
 def _kl(share_E: Tensor, routing: Routing) -> Tensor:
     # Not the plain log E: shares of no tokens sum to zero, and so does the loss.
-    return share_E.sum() * math.log(routing.num_experts) - entropy(share_E)
+    return share_E.sum(-1) * math.log(routing.num_experts) - entropy(share_E)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moezoo.moe.checks import check_positive
 from moezoo.moe.losses.grouped import over_groups
-from moezoo.moe.losses.shares import squared_variation, token_mean
+from moezoo.moe.losses.shares import group_mean, group_sum, squared_variation
 from moezoo.moe.types import Routing
 
 
@@ -36,4 +36,4 @@ def load_loss(routing: Routing, noise_std: float | None = None) -> Tensor:
     threshold_T = routing.logits.new_full((routing.num_tokens,), torch.inf)
     threshold_T = threshold_T.scatter_reduce(0, routing.token_index, chosen_N, "amin")
     wins_TE = torch.special.ndtr((routing.clean_logits - threshold_T[:, None]) / std)
-    return squared_variation(token_mean(wins_TE.sum(0), routing))
+    return squared_variation(group_mean(group_sum(wins_TE, routing), routing))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.losses.shares import token_mean
+from moezoo.moe.precision import without_autocast
 from moezoo.moe.types import Routing
 
 
@@ -22,7 +23,7 @@ def output_diversity_loss(outputs_TED: Tensor, routing: Routing) -> Tensor:
         routing: Who was computed.
     """
     outputs_TED = outputs_TED.to(torch.promote_types(outputs_TED.dtype, torch.float32))
-    with torch.autocast(outputs_TED.device.type, enabled=False):
+    with without_autocast(outputs_TED):
         centred_TED = outputs_TED - outputs_TED.mean(-1, keepdim=True)
         # eps keeps the slope finite where an output is constant.
         unit_TED = F.normalize(centred_TED, dim=-1, eps=1e-5)

@@ -23,7 +23,7 @@ def prob_sq_loss(routing: Routing) -> Tensor:
 
     A balance loss by nature, which a shift of the logits leaves as it is: 1/E for an even use, 1 for one expert.
     """
-    return mean_probs(routing).square().sum()
+    return mean_probs(routing).square().sum(-1)
 
 
 def z_loss(routing: Routing, kind: str = "logsumexp") -> Tensor:

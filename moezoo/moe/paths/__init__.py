@@ -9,10 +9,11 @@ one more file and one more line here:
 * ``packed``: inference on a CPU with reordered weights.
 * ``native``: a C++ kernel for CPUs, once :func:`moezoo.moe.build_native` has compiled it.
 * ``grouped``: one product over all experts with fixed shapes, for compiling, exporting and GPUs.
+* ``triton``: ``grouped`` with kernels around its products, for GPUs.
 * ``static``: one expert after the other in a way that tracing can follow, for ONNX.
 """
 
-from moezoo.moe.paths import batched, grouped, loop, native, packed, sorted, static
+from moezoo.moe.paths import batched, grouped, loop, native, packed, sorted, static, triton
 from moezoo.moe.paths.choose import choose_path
 from moezoo.moe.paths.stack import MLPStack
 
@@ -23,6 +24,7 @@ RUN = {
     "packed": packed.run,
     "native": native.run,
     "grouped": grouped.run,
+    "triton": triton.run,
     "static": static.run,
 }
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from moezoo.moe.dispatch.base import Plan
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
+from moezoo.moe.types import flattened
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
@@ -33,5 +34,5 @@ def padded(x_ND: Tensor, plan: Plan) -> tuple[Tensor, Tensor | None]:
 
 def unpadded(y_ECD: Tensor, place_N: Tensor | None) -> Tensor:
     """(N, D): the rows that :func:`padded` had put in their places."""
-    y_ND = y_ECD.flatten(0, 1)
+    y_ND = flattened(y_ECD)
     return y_ND if place_N is None else y_ND.index_select(0, place_N)

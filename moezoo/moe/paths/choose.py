@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moezoo.moe.paths import native, packed
+from moezoo.moe.paths import native, packed, triton
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 from moezoo.moe.types import Routing, has_values
 
@@ -21,14 +21,15 @@ def choose_path(x_TD: Tensor, routing: Routing, mlp: MLPStack) -> str:
         routing: Where they go.
         mlp: The experts.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not has_values(x_TD):
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or not has_values(x_TD):
         return "grouped"
-    dtype = compute_dtype(x_TD)
-    if x_TD.is_cuda and dtype in (torch.bfloat16, torch.float16):
+    if triton.fits(x_TD, mlp) and _plain(x_TD, mlp):
+        return "triton"
+    if torch.compiler.is_compiling():
         return "grouped"
     if mlp.dropout or not _plain(x_TD, mlp):
         return "loop"
-    if native.supports(x_TD.device, dtype):
+    if native.supports(x_TD.device, compute_dtype(x_TD)):
         return "native"  # few rows are far faster, many within some percent of packed, which keeps a second copy
     if _few_and_even(routing):
         return "batched"
@@ -48,6 +49,6 @@ def _plain(x_TD: Tensor, mlp: MLPStack) -> bool:
     return (
         all(type(t) in (Tensor, nn.Parameter) for t in (x_TD, *mlp.weights))
         and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
+        and (torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level < 0)
         and x_TD.device.type in ("cpu", "cuda")
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
-from moezoo.moe.paths.grouped_mm import grouped_mm
+from moezoo.moe.paths.grouped_mm import ALIGNED, aligned, grouped_mm
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
 
 
@@ -24,15 +24,21 @@ def grouped_linear(x_ND: Tensor, weight_EHD: Tensor, bias_EH: Tensor, plan: Plan
     is cast.
     """
     dtype = compute_dtype(x_ND)
-    x_ND, weight_EHD, bias_EH = x_ND.to(dtype), weight_EHD.to(dtype), bias_EH.to(dtype)
+    x_ND, weight_EHD = x_ND.to(dtype), weight_EHD.to(dtype)
     _, H, D = weight_EHD.shape
     valid_N1 = torch.arange(x_ND.shape[0], device=x_ND.device)[:, None] < plan.counts.sum()
-    step = 16 // dtype.itemsize
+    step = ALIGNED // dtype.itemsize
     pad_d, pad_h = -D % step, -H % step
-    weight_EDH = F.pad(weight_EHD, (0, pad_d, 0, pad_h)).transpose(-2, -1)
-    offsets_E = plan.counts.cumsum(0).to(torch.int32)
+    if pad_d or pad_h:  # padding by nothing would copy
+        weight_EHD = F.pad(weight_EHD, (0, pad_d, 0, pad_h))
+    elif not aligned(weight_EHD):
+        weight_EHD = weight_EHD.clone()
     # Rows behind the last offset (dropped ones) are uninitialised memory in the product and in its gradient:
     # masking both ends keeps them out of the output and out of the input's gradient.
     x_ND = torch.where(valid_N1, x_ND, 0.0)
-    y_NH = grouped_mm(F.pad(x_ND, (0, pad_d)), weight_EDH, offsets_E)[:, :H]
-    return torch.where(valid_N1, y_NH + bias_EH.index_select(0, plan.expert_index), 0.0)
+    if pad_d:
+        x_ND = F.pad(x_ND, (0, pad_d))
+    y_NH = grouped_mm(x_ND, weight_EHD.transpose(-2, -1), plan.offsets)[:, :H]
+    # The gradient of an index_select is added up in any order by a GPU, and in half precision.
+    bias_NH = F.embedding(plan.expert_index, bias_EH.to(torch.promote_types(dtype, torch.float32)))
+    return torch.where(valid_N1, (y_NH + bias_NH).to(dtype), 0.0)

@@ -8,8 +8,10 @@ number.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from moezoo.moe.types import has_values
 
 
 def grouped_mm(x_ND: Tensor, weight_EDH: Tensor, offsets_E: Tensor) -> Tensor:
@@ -20,6 +22,20 @@ def grouped_mm(x_ND: Tensor, weight_EDH: Tensor, offsets_E: Tensor) -> Tensor:
     if x_ND.dtype in _TRACEABLE:
         return F.grouped_mm(x_ND, weight_EDH, offs=offsets_E)
     return _product(x_ND, weight_EDH, offsets_E)
+
+
+ALIGNED = 16
+"""Bytes: strides and addresses that torch's operator takes are multiples of it."""
+
+
+def aligned(tensor: Tensor) -> bool:
+    """Whether the memory begins where torch's operator wants it, as that of a slice of a flat buffer need not.
+
+    While tracing, and of tensors without an address, it is taken to.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not has_values(tensor):
+        return True
+    return type(tensor) not in (Tensor, nn.Parameter) or tensor.data_ptr() % ALIGNED == 0
 
 
 def _traces(dtype: torch.dtype) -> bool:

@@ -31,6 +31,7 @@ def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:
     attr, algorithm = ("none", "") if mlp.gated else _FUSED.get(mlp.activation, ("none", ""))
     linear = torch.ops.mkldnn._linear_pointwise
     packed = mlp.packs.get(mlp.weights, x_ND.dtype)
+    assert packed is not None
     out = [x_ND[:0]]
     for x, (w_in, b_in, w_out, b_out) in used(plan.sizes, x_ND.split(plan.sizes), packed):
         h = linear(x, w_in, b_in, attr, [], algorithm)

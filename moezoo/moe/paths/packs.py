@@ -8,12 +8,17 @@ The kept copies are as large as the weights themselves; :func:`packed_bytes` say
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from moezoo.errors import ConfigError
+from moezoo.moe.paths.products import infers
+
+Stacks = tuple[Tensor, ...]
+"""Weights of all experts, an expert's on the first axis."""
 
 
 def can_pack(device: torch.device, dtype: torch.dtype, weights: tuple[Tensor, ...]) -> bool:
@@ -41,15 +46,24 @@ class PackCache:
         """Of the copies held now."""
         return sum(packed.nbytes for packed in self._packed)
 
-    def get(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
-        """Of each expert its share of ``weights``, which are stacks, in ``dtype``, the matrices reordered."""
+    def get(
+        self, weights: Stacks, dtype: torch.dtype, arranged: Callable[[Stacks], Stacks] = lambda stacks: stacks
+    ) -> list[tuple[Tensor, ...]] | None:
+        """Of each expert its share of ``weights``, which are stacks, in ``dtype``, the matrices reordered.
+
+        ``None`` where there can be no copies. ``arranged`` is what a cache always does to the stacks first, such as
+        joining matrices that read the same rows.
+        """
         # Other threads may do the same: they read and replace the whole, never a part.
-        current = tuple(packed for packed in self._packed if packed.is_of(weights))
-        found = next((packed for packed in current if packed.dtype == dtype), None)
-        if found is None:
-            found = _Packed(weights, dtype)
-            self._packed = (*current, found)
-        return found.experts
+        held = self._packed
+        for packed in held:
+            if packed.dtype == dtype and packed.is_of(weights):
+                return packed.experts
+        if not can_pack(weights[0].device, dtype, weights):
+            return None
+        made = _Packed(weights, dtype, arranged)
+        self._packed = (*(packed for packed in held if packed.is_of(weights)), made)
+        return made.experts
 
     def drop(self) -> None:
         """Free the copies."""
@@ -66,6 +80,10 @@ class KeepsPacks(nn.Module):
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and would stumble over this one with an error of its own
         packs: PackCache
+
+    def may_pack(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether inference on ``x`` may go by a reordered copy of ``weight``, if that allows it."""
+        return not self.training and self.packs.on and infers(x, weight)
 
     def train(self, mode: bool = True):
         if mode:
@@ -113,22 +131,22 @@ def _caches(model: nn.Module) -> list[PackCache]:
 class _Packed:
     """The weights as they were, reordered, in one dtype."""
 
-    def __init__(self, weights: tuple[Tensor, ...], dtype: torch.dtype):
+    def __init__(self, weights: Stacks, dtype: torch.dtype, arranged: Callable[[Stacks], Stacks]):
         # The reference tells a new parameter from one whose memory it was given.
         self._seen = [(weakref.ref(w), w.data_ptr(), w._version) for w in weights]
         self.dtype = dtype
         self.nbytes = sum(w.numel() * dtype.itemsize for w in weights)
-        stacks = [w.detach().to(dtype) for w in weights]
+        stacks = arranged(tuple(w.detach().to(dtype) for w in weights))
         self.experts = [
             tuple(_reorder(w[e]) if w.dim() > 2 else w[e].clone() for w in stacks) for e in range(len(stacks[0]))
         ]
 
-    def is_of(self, weights: tuple[Tensor, ...]) -> bool:
+    def is_of(self, weights: Stacks) -> bool:
         """Whether these are the weights, unchanged since."""
-        return all(
-            weight() is w and (address, version) == (w.data_ptr(), w._version)
-            for (weight, address, version), w in zip(self._seen, weights, strict=True)
-        )
+        for (weight, address, version), w in zip(self._seen, weights, strict=True):
+            if weight() is not w or version != w._version or address != w.data_ptr():
+                return False
+        return True
 
 
 def _reorder(weight: Tensor) -> Tensor:

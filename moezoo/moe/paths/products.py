@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
-
-from moezoo.moe.types import has_values
 
 
 def one_dnn(x: Tensor) -> bool:
@@ -17,7 +13,7 @@ def one_dnn(x: Tensor) -> bool:
 
     In half precision torch calls oneDNN by itself.
     """
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _AVAILABLE and bool(torch.backends.mkldnn.enabled)
+    return x.dtype == torch.float32 and x.is_cpu and _AVAILABLE and bool(torch.backends.mkldnn.enabled)
 
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -36,7 +32,7 @@ VERY_FEW = 4
 def inferred(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``F.linear`` of ``x`` (R, I), by oneDNN where that pays and :func:`infers`, and where the weight is packed."""
     packed = type(weight) is Tensor and weight.is_mkldnn
-    if packed or (infers(x, weight) and pays(len(x), weight)):
+    if packed or (infers(x, weight) and pays(x.shape[0], weight)):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
@@ -45,33 +41,34 @@ def infers(x: Tensor, weight: Tensor) -> bool:
     """Whether no gradient is wanted and nothing but numbers is computed, of a dtype that torch leaves to a BLAS."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not one_dnn(x) or x.dtype != weight.dtype:
         return False
-    if type(x) is not Tensor or type(weight) not in (Tensor, Parameter) or not has_values(x):
+    if type(x) is not Tensor or type(weight) not in (Tensor, Parameter):
         return False
     return not (
-        torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active()
+        torch._C._is_tracing() or torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active()
     )
 
 
 def pays(rows: int, weight: Tensor) -> bool:
-    """Whether oneDNN is the faster library at the product of so many rows with ``weight`` (…, O, I)."""
-    return rows > 0 and max(rows, LEAST_ROWS) * weight.shape[-2] * weight.shape[-1] >= ENOUGH
+    """Whether oneDNN is the faster library at the product of so many rows with ``weight`` (…, O, I).
+
+    Never in a graph: it serves any number of rows.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    *_, out, width = weight.shape
+    return rows > 0 and max(rows, LEAST_ROWS) * out * width >= ENOUGH
 
 
-def product(x_ECD: Tensor, weight_EHD: Tensor | tuple[Tensor, ...], bias_EH: Tensor) -> Tensor:
-    """(E, C, H): each expert's linear map of its C rows, by a stack or by packed matrices."""
-    if isinstance(weight_EHD, tuple):
-        return _one_by_one(x_ECD, weight_EHD, bias_EH)
+def product(x_ECD: Tensor, weight_EHD: Tensor, bias_EH: Tensor) -> Tensor:
+    """(E, C, H): each expert's linear map of its C rows."""
+    weight_EHD, bias_EH = weight_EHD.to(x_ECD.dtype), bias_EH.to(x_ECD.dtype)
     C = x_ECD.shape[1]
     if not torch.compiler.is_compiling() and x_ECD.device.type == "cpu" and C <= VERY_FEW:
         return torch.baddbmm(bias_EH[..., None], weight_EHD, x_ECD.transpose(1, 2)).transpose(1, 2)
     if infers(x_ECD, weight_EHD) and pays(C, weight_EHD):
-        return _one_by_one(x_ECD, weight_EHD.unbind(0), bias_EH)
+        each = zip(x_ECD.unbind(0), weight_EHD.unbind(0), bias_EH.unbind(0), strict=True)
+        return torch.stack([inferred(x, w, b) for x, w, b in each])
     return torch.baddbmm(bias_EH[:, None], x_ECD, weight_EHD.transpose(1, 2))
-
-
-def _one_by_one(x_ECD: Tensor, weights: Sequence[Tensor], bias_EH: Tensor) -> Tensor:
-    each = zip(x_ECD.unbind(0), weights, bias_EH.unbind(0), strict=True)
-    return torch.stack([torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "") for x, w, b in each])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -15,8 +13,15 @@ from moezoo.errors import ConfigError, InputError, NonFiniteError
 from moezoo.moe.checks import check_int, check_positive
 from moezoo.moe.dispatch.capacity import apply_capacity, expert_capacity
 from moezoo.moe.dispatch.capacity_rules import CapacityRule, check_rule, takes_factor
+from moezoo.moe.finite import FiniteCheck
+from moezoo.moe.precision import without_autocast
 from moezoo.moe.ranks import Ranks
 from moezoo.moe.types import Routing, has_values
+
+_NOT_FINITE = (
+    "the router's logits are not finite: the input of the MoE layer holds NaN or infinity (check the batch and the "
+    "learning rate)."
+)
 
 
 class Router(nn.Module, ABC):
@@ -48,8 +53,9 @@ class Router(nn.Module, ABC):
     """Whom a full expert serves first: see :func:`~moezoo.moe.dispatch.capacity.apply_capacity`."""
 
     refuses_nonfinite = True
-    """Whether a training forward raises on logits that are not finite. A loop that looks at every loss and gradient
-    itself sets it to False on the router: looking here waits for the device, and would leave other processes alone."""
+    """Whether a training forward raises on logits that are not finite; on a GPU a later forward does, which need not
+    wait for the device. A loop that looks at every loss and gradient itself sets it to False on the router: one process
+    that raised here would leave the others alone."""
 
     mixes_tokens = False
     """Whether experts compute mixtures of tokens (:attr:`Routing.slots`), not the tokens themselves."""
@@ -99,6 +105,7 @@ class Router(nn.Module, ABC):
         _check_factors(self)
         self.group_size = None if group_size is None else check_int("group_size", group_size, low=1)
         self._check_group()
+        self._finite = FiniteCheck()
 
     @property
     def limited(self) -> bool:
@@ -175,10 +182,16 @@ class Router(nn.Module, ABC):
 
         Raises:
             InputError: The router takes no scores, or knows no unavailable experts; or a token has none available.
-            NonFiniteError: In training, the logits hold NaN or infinity.
+            NonFiniteError: In training, the logits hold NaN or infinity. On a GPU it is the next call that raises, or
+                one of those after it: as soon as the answer is there without waiting for it.
         """
-        # Near-ties flip experts in half precision, so routing leaves autocast (which the meta device does not know).
-        with nullcontext() if x_TD.is_meta else torch.autocast(x_TD.device.type, enabled=False):
+        if self.refuses_nonfinite and not torch.compiler.is_compiling() and not self._finite.passed():
+            raise NonFiniteError(
+                f"{_NOT_FINITE} This was in an earlier training forward, of which the GPU tells only now: steps since "
+                "then may have spoiled the weights, so go on from a checkpoint before them."
+            )
+        # Near-ties flip experts in half precision.
+        with without_autocast(x_TD):
             x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
             if scores is not None:
                 if not self.takes_scores:
@@ -189,15 +202,10 @@ class Router(nn.Module, ABC):
             else:
                 _check_available(available)
                 routing = self.route_available(x_TD, available)
-            if self._checks() and not _all_finite(routing.logits):
-                raise NonFiniteError(
-                    "the router's logits are not finite: the input of the MoE layer holds NaN or infinity "
-                    "(check the batch and the learning rate). Nothing was changed by this step."
-                )
+            if self._checks() and not self._finite.passes(routing.logits):
+                raise NonFiniteError(f"{_NOT_FINITE} Nothing was changed by this step.")
             return self.limit(
-                dataclasses.replace(
-                    routing, samples=samples, token_type=token_type, ranks=self.ranks, group_size=self.group_size
-                )
+                routing.replaced(samples=samples, token_type=token_type, ranks=self.ranks, group_size=self.group_size)
             )
 
     def _checks(self) -> bool:
@@ -267,9 +275,3 @@ def _check_available(available_TE: Tensor) -> None:
         return
     if not bool(available_TE.any(-1).all()):
         raise InputError("available leaves a token without any expert: each needs at least one.")
-
-
-def _all_finite(logits_TE: Tensor) -> bool:
-    if not has_values(logits_TE):
-        return True
-    return bool(logits_TE.detach().isfinite().all())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from moezoo.errors import ConfigError
 from moezoo.moe.checks import check_choice, check_positive
-from moezoo.moe.dispatch.capacity_rules import takes_factor
+from moezoo.moe.dispatch.capacity_rules import sym_min, takes_factor
 from moezoo.moe.routers.base import Router, linear_weight
 from moezoo.moe.routers.noise import add_noise
 from moezoo.moe.routers.pools import pools_of
@@ -100,7 +100,7 @@ class ExpertChoiceRouter(Router):
         """How many of so many tokens an expert takes."""
         if num_tokens == 0:
             return 0
-        return torch.sym_min(self.capacity(num_tokens), num_tokens)  # type: ignore[return-value]
+        return sym_min(self.capacity(num_tokens), num_tokens)
 
 
 def best_tokens(score_SLE: Tensor, capacity: int) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.moe.checks import check_int, check_positive, check_probability
-from moezoo.moe.paths.packs import KeepsPacks, PackCache, can_pack
-from moezoo.moe.paths.products import VERY_FEW, inferred, infers, pays
+from moezoo.moe.paths.packs import KeepsPacks, PackCache
+from moezoo.moe.paths.products import inferred, pays
 
 
 class GateLayer(KeepsPacks):
@@ -27,7 +27,11 @@ class GateLayer(KeepsPacks):
         self.packs = PackCache()
 
     def forward(self, x: Tensor) -> Tensor:
-        h_GTH = self._packed(x) if self._can_pack(x) else gate_product(x, self.weight, self.bias)
+        if self.may_pack(x, self.weight) and pays(x.shape[-2], self.weight):
+            gates = self.packs.get((self.weight, self.bias, self.norm_weight, self.norm_bias), x.dtype)
+            if gates is not None:
+                return self._packed(x, gates)
+        h_GTH = gate_product(x, self.weight, self.bias)
         shape = h_GTH.shape[-1:]
         if len(self.weight) == 1:
             h_GTH = F.layer_norm(h_GTH, shape, self.norm_weight[0].to(x.dtype), self.norm_bias[0].to(x.dtype))
@@ -37,16 +41,12 @@ class GateLayer(KeepsPacks):
         h_GTH = F.gelu(h_GTH)
         return F.dropout(h_GTH, self.dropout) if self.training else h_GTH
 
-    def _can_pack(self, x: Tensor) -> bool:
-        """Whether one gate is computed as experts are whose weights are kept reordered, and that pays."""
-        if len(self.weight) > 1 or self.training or not self.packs.on or not infers(x, self.weight):
-            return False
-        rows = x.shape[-2]
-        return rows > VERY_FEW and pays(rows, self.weight) and can_pack(x.device, x.dtype, (self.weight, self.bias))
-
-    def _packed(self, x: Tensor) -> Tensor:
-        ((weight, bias),) = self.packs.get((self.weight, self.bias), x.dtype)
-        return inferred(x.reshape(-1, x.shape[-1]), weight, bias)[None]
+    def _packed(self, x: Tensor, gates: list[tuple[Tensor, ...]]) -> Tensor:
+        """:meth:`forward` in evaluation, one gate after the other, by reordered matrices."""
+        each = []
+        for x_TD, (weight, bias, scale, shift) in zip(x.expand(len(gates), -1, -1).unbind(0), gates, strict=True):
+            each.append(F.gelu(F.layer_norm(inferred(x_TD, weight, bias), bias.shape, scale, shift)))
+        return each[0][None] if len(each) == 1 else torch.stack(each)
 
 
 def gate_product(x: Tensor, weight_GHD: Tensor, bias_GH: Tensor) -> Tensor:
@@ -84,7 +84,9 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the last layer of each gate sees: (G, T, H), or ``x`` itself for linear gates."""
-        return self.layers(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
     def products(self) -> int:
         """Multiply-adds for one token."""

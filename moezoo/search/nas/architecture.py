@@ -13,22 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from moezoo.errors import ConfigError, Interrupted, MoeZooError
+from moezoo.errors import ConfigError, DistributedError, Interrupted, MoeZooError
 from moezoo.eval.part import evaluate_part
 from moezoo.hub.save import save_pretrained
 from moezoo.moe.checks import check_choice, check_int, check_positive
+from moezoo.search.compare import settings
 from moezoo.search.constraints import Constraint, make_filter
 from moezoo.search.cost import check_window
-from moezoo.search.edf import settings
 from moezoo.search.nas.result import Found, SearchResult
-from moezoo.search.nas.study import SAMPLERS, load_optuna, quiet
+from moezoo.search.nas.study import SAMPLERS, load_optuna, mend, quiet
 from moezoo.search.nas.trials import Task, counted, give_up_abandoned, open_task, work
 from moezoo.search.progress import Unwatched, Watcher
 from moezoo.search.sample import sample_space
 from moezoo.search.spaces import Design, Space, find_space
 from moezoo.search.store import claim, drop, place_of
 from moezoo.search.trial import WEIGHTS, load_design
-from moezoo.search.workers import check_workers, start_worker, threads_each
+from moezoo.search.workers import GONE, check_workers, start_worker, threads_each
 from moezoo.train.lock import own_run_folder
 from moezoo.train.output import write_json
 from moezoo.train.run import main_figures
@@ -119,6 +119,7 @@ class ArchitectureSearch:
             CheckpointError: ``out`` holds another search; what differs is named.
             OutputError: ``out`` cannot be written, or holds a search and neither ``resume`` nor ``overwrite`` is given.
             RunLockedError: Another process searches in ``out``.
+            DistributedError: A worker was killed.
             Interrupted: A signal came.
         """
         load_optuna()
@@ -135,6 +136,7 @@ class ArchitectureSearch:
                 drop(folder)
             claim(folder, self._facts(), resume=self.resume)
             task = Task(self.space, folder, several=self.workers > 1, **self.options)
+            mend(folder)
             with quiet():
                 give_up_abandoned(open_task(task))
             self._try_all(task)
@@ -155,8 +157,7 @@ class ArchitectureSearch:
         """What makes it this search; of more trials or workers it is the same."""
         facts = {key: value for key, value in self.options.items() if key != "trials"}
         facts["constraints"] = [each if isinstance(each, str) else repr(each) for each in facts["constraints"]]
-        options = getattr(self.space, "options", None)
-        return {"kind": "nas", "space": self.space.name, "options": options, **facts}
+        return {"kind": "nas", "space": self.space.name, "options": dict(self.space.options) or None, **facts}
 
     def _try_all(self, task: Task) -> None:
         with quiet():
@@ -185,13 +186,9 @@ class ArchitectureSearch:
             while any(process.is_alive() for process in crew):
                 time.sleep(POLL)
                 done = self._tell(study, done)
-                if not failures.empty():
-                    raise failures.get()
+                _check_crew(crew, failures)
             self._tell(study, done)
-            if not failures.empty():
-                raise failures.get()
-            if wrong := [process.exitcode for process in crew if process.exitcode]:
-                raise Interrupted(15, f"a worker of the search ended with {wrong[0]}; --resume goes on")
+            _check_crew(crew, failures)
         finally:
             for process in crew:
                 process.terminate()
@@ -238,6 +235,14 @@ class ArchitectureSearch:
 def figures_of(model: Any, splits: Any) -> dict[str, float]:
     """The main figures of a model on the test images of ``splits``."""
     return main_figures(evaluate_part(model, splits, "test"))
+
+
+def _check_crew(crew: Sequence[Any], failures: Any) -> None:
+    """Raise what a worker failed of. Where one was killed the others may wait for ever for the lock that it held."""
+    if not failures.empty():
+        raise failures.get()
+    if any(process.exitcode for process in crew):
+        raise DistributedError(f"{GONE}: --resume (resume=True) goes on from it")
 
 
 def _worker(task: Task, number: int, asking: Any, failures: Any, parent: int, threads: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moezoo.errors import MissingPackageError, OutputError
+from moezoo.hub.files import output_errors
 from moezoo.train.seeding import mix
 
 if TYPE_CHECKING:
@@ -85,6 +86,16 @@ def open_study(folder: Path, *, sampler: str, seed: int, startup: int, pruning: 
         )
     except (ValueError, KeyError) as error:
         raise OutputError(f"{str(path)!r} is damaged: {error}. Begin again (--overwrite).") from None
+
+
+def mend(folder: Path) -> None:
+    """Cut off a last line of the journal that a killed process, or a full disk, left without its end."""
+    path = folder / JOURNAL
+    if path.is_file():
+        with output_errors(path), path.open("r+b") as file:
+            *_, last = (b"", *file)
+            if last and not last.endswith(b"\n"):
+                file.truncate(path.stat().st_size - len(last))
 
 
 def sampler_seed(seed: int, worker: int, trials: int) -> int:

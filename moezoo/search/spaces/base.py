@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -56,6 +57,8 @@ class Space(ABC):
     """One line about what is in it."""
     relations: Mapping[str, Relation]
     """Constraints that go by a name, such as ``widths_increase``."""
+    options: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    """What a field may be, of those that are chosen from a list."""
 
     @abstractmethod
     def draw(self, choose: Chooser) -> dict[str, Any] | None:

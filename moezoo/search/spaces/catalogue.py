@@ -102,13 +102,15 @@ def find_space(name: str | Space, vary: Sequence[str] = ()) -> Space:
         vary: ``key=value,value`` for each key of the model's recipe that may differ.
 
     Raises:
-        ConfigError: There is no such space, with the nearest spelling.
+        ConfigError: There is no such space, with the nearest spelling; or a value of ``vary`` makes no model.
         UnknownModelError: There is no such model.
     """
     if vary:
         if not isinstance(name, str):
             raise ConfigError(f"vary={list(vary)} makes a space of a model's name, and a space was given: {name.name}.")
-        return ModelSpace(name, parse_options(vary))
+        space = ModelSpace(name, parse_options(vary))
+        space.check_options()
+        return space
     if isinstance(name, Space):
         return name
     if name in _stages():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from moezoo.config import field_names, parse_assignments
 from moezoo.errors import ConfigError
 from moezoo.names import did_you_mean, is_stored_name
 from moezoo.registry import build, model_config
-from moezoo.search.choosing import Chooser
+from moezoo.search.choosing import Chance, Chooser
 from moezoo.search.spaces.base import Prepared, Space, Values
 from moezoo.train import Recipe, TrainingConfig, create_for, resolve_recipe
+
+TRIES = 50
+"""Draws of the other values, before a value is taken to fit none."""
 
 
 class ModelSpace(Space):
@@ -91,6 +95,23 @@ class ModelSpace(Space):
         own = [f"--set {pair}" for pair in self.fixed]
         own += [f"--set {key}={_shell(value)}" for key, value in values.items()]
         return " ".join([f"moezoo train {self.model}", *own])
+
+    def check_options(self) -> None:
+        """Raise :class:`ConfigError` where a value never makes a model, whatever the others are."""
+        for key, values in self.options.items():
+            for value in values:
+                self._check_option(key, value)
+
+    def _check_option(self, key: str, value: Any) -> None:
+        chance = Chance(random.Random(0))
+        for _ in range(TRIES):
+            others = {name: chance.one_of(name, options) for name, options in self.options.items()}
+            try:
+                self.recipe({**others, key: value})
+                return
+            except ConfigError as error:
+                last = error
+        raise ConfigError(f"{self.name}: {key}={value!r} makes no model: {last}")
 
     def _check(self) -> None:
         fields = field_names(type(model_config(self.model)))

@@ -38,3 +38,7 @@ def batch(size=4, length=6, *, seed=1, channels=1, side=8):
 
 def tensors(output):
     return {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
+
+
+LOSSES = ["router_loss", "router_z_loss", "router_balance_loss", "cross_modal_loss", "contrastive_loss"]
+"""Those that an output holds."""

@@ -48,6 +48,7 @@ def test_the_documents_words_are_accepted():
         ({"modalities": []}, "modalities"),
         ({"top_k": 4}, r"top_k=4 is not allowed: there are 3 scales"),
         ({"temperature": 0.0}, "temperature"),
+        ({"gate_layers": 4}, "gate_layers=4.*less than or equal to 3"),
         ({"window_mode": "3d"}, "window_mode.*Did you mean"),
         ({"fusion": "atention"}, "fusion.*Did you mean.*attention"),
         ({"structure": "hierarchical", "modalities": ["RGB"]}, "structure='hierarchical'.*one modality RGB"),

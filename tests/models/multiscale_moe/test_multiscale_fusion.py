@@ -53,14 +53,21 @@ def layered(x, weight, bias, scale, shift):
     return F.gelu(F.layer_norm(x @ weight.T + bias, bias.shape, scale, shift))
 
 
+def gate_logits(gates, weight, bias, x, head):
+    for layer in gates.layers:
+        x = layered(x, layer.weight[head], layer.bias[head], layer.norm_weight[head], layer.norm_bias[head])
+    return x @ weight[head].T + bias[head]
+
+
 def written_out(f, xs):
     """The documented sum, expert by expert, and the weights."""
-    r, e = f.moe.router, f.moe.experts
-    gate = torch.cat(xs, -1)
-    for layer in r.gates.layers:
-        gate = layered(gate, layer.weight[0], layer.bias[0], layer.norm_weight[0], layer.norm_bias[0])
-    weights = ((gate @ r.weight[0].T + r.bias[0]) / r.temperature).softmax(-1)
-    fused = 0
+    r = f.moe.router
+    weights = (gate_logits(r.gates, r.weight, r.bias, torch.cat(xs, -1), 0) / r.temperature).softmax(-1)
+    return weighed(f, xs, weights), weights
+
+
+def weighed(f, xs, weights):
+    e, fused = f.moe.experts, 0
     for i, x in enumerate(xs):
         h = layered(x, e.w_in[i], e.b_in[i], e.norm1_weight[i], e.norm1_bias[i])
         y = layered(h, e.w_out[i], e.b_out[i], e.norm2_weight[i], e.norm2_bias[i])
@@ -69,7 +76,7 @@ def written_out(f, xs):
         fused = fused + weights[:, i : i + 1] * y
     for linear, norm in zip(f.final[::4], f.final[1::4], strict=True):
         fused = layered(fused, linear.weight, linear.bias, norm.weight, norm.bias)
-    return fused, weights
+    return fused
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 3, 4, 5])
@@ -95,6 +102,35 @@ def test_output_and_gradients_are_those_of_the_formula(inputs):
             torch.testing.assert_close(f(some), written_out(f, some))
             f32 = copy.deepcopy(f).float()
             torch.testing.assert_close(f32([x.float() for x in some])[0].double(), f(some)[0], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_fusions_of_modalities_are_those_of_the_formulas(heads):
+    """Two experts for each modality behind one gate, and two scales of each behind two gates; some are missing."""
+    own = {"num_heads": heads, "gate_layers": 3, "temperature": 0.6, "residual_weight": 0.5, **SMALL}
+    there = torch.tensor([[True, True, True], [True, False, True], [False, True, False], [False, False, True]])
+    blank = torch.zeros(4, 3, dtype=torch.float64).masked_fill(~there, -torch.inf)
+
+    def voted(gate, x, off=0, first=0, stride=1):
+        """The mean over the heads, which are gates ``first``, ``first + stride``, …"""
+        logits = torch.stack([gate_logits(*gate, x, first + stride * head) for head in range(heads)])
+        return (logits / 0.6 + off).softmax(-1).mean(0)
+
+    f = spread(CrossModalMoE(D, experts_per_modality=2, **own)).eval()
+    xs = [x * seen[:, None] for x, seen in zip(features(3, 4), there.T, strict=True)]
+    r = f.moe.router
+    weights = voted((r.gates, r.weight, r.bias), torch.cat(xs, 1), blank.repeat_interleave(2, 1))
+    expected = weighed(f, [x for x in xs for _ in range(2)], weights), weights.unflatten(1, (3, 2)).sum(-1)
+    torch.testing.assert_close(f(xs, present=there), expected)
+
+    f = spread(HierarchicalMoE(D, scales=(2, 4), **own)).eval()
+    many = [[x * seen[:, None] for x in features(2, 4)] for seen in there.T]
+    r, flat = f.moe.router, [x for scales in many for x in scales]
+    coarse = voted((r.coarse, r.coarse_weight, r.coarse_bias), torch.cat(flat, 1), blank)
+    gate = r.fine, r.fine_weight, r.fine_bias
+    fine = [voted(gate, torch.cat(scales, 1), first=m, stride=3) for m, scales in enumerate(many)]
+    weights = coarse[..., None] * torch.stack(fine, 1)
+    torch.testing.assert_close(f(many, present=there), (weighed(f, flat, weights.flatten(1)), weights))
 
 
 def test_the_parts_have_the_documented_sizes():
@@ -165,6 +201,7 @@ def test_controls_are_as_large_as_the_mixture(dim, scales, own):
                 x = [torch.empty(2, dim) for _ in scales]
                 parameters = sum(p.numel() for p in fusion.parameters())
                 sizes[kind] = parameters if match == "parameters" else moezoo.measure.flops(fusion, (x,)).executed
+                fusion(x)  # in training, with its losses
                 fused, weights = fusion.eval()(x)
                 assert fused.shape == (2, dim)
                 assert (weights is None) == (kind != "moe")
@@ -253,6 +290,8 @@ def test_balance_loss_of_plain_weights():
     assert expert_balance_loss(torch.ones(0, 2)) == 0
     with pytest.raises(InputError, match=r"expert_weights must be \(B, E\), got \(3,\)"):
         expert_balance_loss(torch.ones(3))
+    with pytest.raises(InputError, match=r"expert_weights must be \(B, E\), got list"):
+        expert_balance_loss([[0.5, 0.5]])
     with pytest.raises(ConfigError, match="target_balance=2"):
         expert_balance_loss(w, 2)
 
@@ -278,6 +317,10 @@ def test_what_is_missing_is_not_looked_at():
         out = f(made if deep else [own[0] for own in made], present=only)
         (out[0].sum() + moezoo.aux_loss(f)).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in f.parameters())  # unused experts: zeros
+        nobody = [[x[:0] for x in own] for own in made]
+        out, _ = f(nobody if deep else [own[0] for own in nobody], present=there[:0])
+        (out.sum() + moezoo.aux_loss(f)).backward()
+        assert out.shape == (0, D)
         with pytest.raises(InputError, match="without any expert"):
             f(made if deep else [own[0] for own in made], present=torch.zeros(4, 3, dtype=torch.bool))
         with pytest.raises(InputError, match=r"present must be bool \(4, 3\)"):
@@ -307,12 +350,16 @@ def test_what_does_not_fit_is_refused_by_name():
     for module in (ExpertNetwork(D), GatingNetwork(D), DynamicMoE(D), AdaptiveExpertNetwork(D, 4)):
         with pytest.raises(InputError, match=rf"{type(module).__name__} takes \(\.\.\., 6\), got \(3, 5\)"):
             module(torch.randn(3, 5))
+        with pytest.raises(InputError, match=r"takes \(\.\.\., 6\), got list"):
+            module([torch.randn(3, 6)])
     for make, words in [
         (lambda: MultiScaleMoE(D, (4, 4)), "a scale is there twice"),
         (lambda: MultiScaleMoE(D, ()), "scales="),
         (lambda: MultiScaleMoE(D, top_k=4), "top_k=4"),
         (lambda: MultiScaleMoE(D, expert_threshold=2.0), "expert_threshold=2.0"),
         (lambda: MultiScaleMoE(D, gate_layers=4), "gate_layers=4"),
+        (lambda: MultiScaleMoE(D, hidden_dim=None), "hidden_dim=None"),
+        (lambda: HierarchicalMoE(D, hidden_dim=0), "hidden_dim=0"),
         (lambda: MultiScaleMoE(D, temperature=0.0), "temperature=0.0"),
         (lambda: MultiScaleMoE(D, residual_weight=-1.0), "residual_weight=-1.0"),
         (lambda: MultiScaleMoE(D, balance_target=1.5), "balance_target=1.5"),
@@ -358,12 +405,15 @@ def test_it_trains_behind_distributed_data_parallel():
         dist.destroy_process_group()
 
 
-def test_it_exports_with_any_batch():
-    f = spread(MultiScaleMoE(D, (2, 4, 8), **SMALL)).eval()
+@pytest.mark.parametrize("dim", [D, 96])
+def test_it_exports_with_any_batch(dim):
+    """Also where many rows are computed another way than few."""
+    f = spread(MultiScaleMoE(dim, (2, 4, 8), hidden_dim=2 * dim, dropout=0.0)).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(f, (features(),), dynamic_shapes={"features": [{0: batch}] * 3}).module()
+    shapes = {"features": [{0: batch}] * 3}
+    program = torch.export.export(f, (features(dim=dim),), dynamic_shapes=shapes).module()
     for size in (1, 5, 30):
-        xs = features(3, size)
+        xs = features(3, size, dim)
         torch.testing.assert_close(program(xs), f(xs))
 
 

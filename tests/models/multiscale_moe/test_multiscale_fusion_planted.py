@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fusion_toys import DIM, easy_and_hard, learn, learn_waves, rank_correlation
+from torch_threads import one_thread  # noqa: F401
 
 from moezoo.models.multiscale_moe.fusion import (
     AdaptiveExpertNetwork,
@@ -15,14 +16,6 @@ from moezoo.moe import record_routing
 
 MODALITIES = {"RGB": 0.2, "NIR": 0.7, "TIR": 2.0}
 SMALL = {"hidden_dim": 16, "dropout": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def shuffled(values, seed):

@@ -98,6 +98,18 @@ def test_a_missing_modality_says_nothing_whatever_stands_in_its_place(structure)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_model_that_is_told_what_is_missing_is_exported(structure):
+    """As one graph, which computes all modalities and answers as the model that leaves some out."""
+    model = disturb(small(structure=structure, model_name="moezoo_patches_figures", backbone_args={})).eval()
+    images, batch = sightings(model), torch.export.Dim("batch", min=2, max=9)
+    both = torch.ones(3, 2, dtype=torch.bool)
+    program = torch.export.export(model, (images, both), dynamic_shapes=({0: batch}, {0: batch})).module()
+    for number, rows in ((3, [[True, False], [True, True], [False, True]]), (2, [[True, False]] * 2)):
+        present = torch.tensor(rows)
+        torch.testing.assert_close(program(images[:number], present), model(images[:number], present))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_records_have_a_token_for_each_modality_that_is_there(structure):
     model = small(structure=structure, modalities=("RGB", "NIR", "TIR")).eval()
     images, present = sightings(model), torch.tensor([True, False, True]).expand(3, 3)

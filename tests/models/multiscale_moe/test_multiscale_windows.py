@@ -121,3 +121,8 @@ def test_scales_that_the_grid_cuts_down_to_one_window_are_told():
         ScaleWindows(8, (4,), (16, 8))(torch.randn(2, 127, 8))
     with pytest.raises(InputError, match=r"got \(2, 128, 9\)"):
         ScaleWindows(8, (4,), (16, 8))(torch.randn(2, 128, 9))
+    for wrong, told in (({"op": "pol"}, "op='pol'.*Did you mean: pool"), ({"mode": "3d"}, "mode='3d'.*Did you mean")):
+        with pytest.raises(ConfigError, match=told):
+            ScaleWindows(8, (4,), (16, 8), **wrong)
+    with pytest.raises(ConfigError, match="scales"):
+        ScaleWindows(8, (), (16, 8))

@@ -38,7 +38,7 @@ TOP_K = {
     "router_args": ({"sigma": 0.0}, {}),
     "normalize": (False, {}),
     "capacity_factor": (0.5, {}),
-    "capacity_rule": ("vmoe", {"capacity_factor": 0.5}),
+    "capacity_rule": ("vmoe", {"capacity_factor": 0.5, "global_pool": "avg"}),
     "importance_weight": (5.0, {}),
     "load_weight": (5.0, {}),
     "load_balance_weight": (5.0, {}),

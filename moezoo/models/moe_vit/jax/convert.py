@@ -38,7 +38,7 @@ def from_jax(
     img_size: int | tuple[int, int] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A model with the reference's weights; see ``from_jax`` of the families, which say the last three.
+    """A model with the reference's weights; see ``from_jax`` of the families, which give what is below.
 
     Args:
         family: ``vmoe`` or ``soft_moe``.

@@ -26,8 +26,9 @@ def expert_balance_loss(expert_weights: Tensor, target_balance: float | None = N
         InputError: ``expert_weights`` is not (B, E).
         ConfigError: ``target_balance`` is not a number from 0 to 1.
     """
-    if expert_weights.dim() != 2 or not expert_weights.shape[1]:
-        raise InputError(f"expert_weights must be (B, E), got {tuple(expert_weights.shape)}")
+    if not isinstance(expert_weights, Tensor) or expert_weights.dim() != 2 or not expert_weights.shape[1]:
+        got = tuple(expert_weights.shape) if isinstance(expert_weights, Tensor) else type(expert_weights).__name__
+        raise InputError(f"expert_weights must be (B, E), got {got}")
     batch, num_experts = expert_weights.shape
     target = 1 / num_experts if target_balance is None else check_probability("target_balance", target_balance)
     weights = expert_weights.to(torch.promote_types(expert_weights.dtype, torch.float32))

@@ -71,7 +71,7 @@ class CrossModalMoE(SourceFusion):
             InputError: A feature is missing or does not fit, ``present`` does not, or a sample has no modality.
         """
         own = checked(features, self.modalities, self.feat_dim)
-        present = check_present(present, len(own[0]), self.modalities, own[0].device)
+        present = check_present(present, own[0].shape[0], self.modalities, own[0].device)
         available = None
         if present is not None:
             own = [torch.where(there[:, None], x, 0.0) for there, x in zip(present.unbind(1), own, strict=True)]

@@ -69,10 +69,11 @@ def as_rows(x: Tensor, dim: int, taker: nn.Module) -> Tensor:
     """(T, ``dim``) of (..., ``dim``).
 
     Raises:
-        InputError: The width is another.
+        InputError: The width is another, or x is no tensor.
     """
-    if not x.dim() or x.shape[-1] != dim:
-        raise InputError(f"{type(taker).__name__} takes (..., {dim}), got {tuple(x.shape)}")
+    if not isinstance(x, Tensor) or not x.dim() or x.shape[-1] != dim:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"{type(taker).__name__} takes (..., {dim}), got {got}")
     return x.reshape(-1, dim)
 
 

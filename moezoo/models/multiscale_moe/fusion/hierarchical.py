@@ -87,7 +87,7 @@ class HierarchicalMoE(SourceFusion):
                     f"{got}"
                 )
         flat = checked([feature for own in features for feature in own], self._names, self.feat_dim)
-        present = check_present(present, len(flat[0]), self.modalities, flat[0].device)
+        present = check_present(present, flat[0].shape[0], self.modalities, flat[0].device)
         available = None
         if present is not None:
             available = present.repeat_interleave(E, 1)

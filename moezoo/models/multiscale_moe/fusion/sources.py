@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moezoo.errors import ConfigError
 from moezoo.moe import MoELayer
 from moezoo.moe.checks import check_int, check_positive, check_probability
+from moezoo.moe.paths.linear import PackedLinear
 
 
 class SourceFusion(nn.Module):
@@ -86,13 +87,13 @@ class SourceFusion(nn.Module):
             router_args={"eval_top_k": top_k, "threshold": expert_threshold, "dropout": dropout, **router_args},
             expert="residual_mlp",
             expert_args={"in_dim": D, "residual_weight": residual_weight},
-            hidden_dim=hidden_dim,
+            hidden_dim=check_int("hidden_dim", hidden_dim, low=1),
             out_dim=D,
             dropout=dropout,
             aux_weights=losses,
             aux_args={} if balance_target is None else {"load_variance": {"target": balance_target}},
         )
-        self.final = nn.Sequential(nn.Linear(D, D), nn.LayerNorm(D), nn.GELU(), nn.Dropout(dropout))
+        self.final = nn.Sequential(PackedLinear(D, D), nn.LayerNorm(D), nn.GELU(), nn.Dropout(dropout))
         if not final_fusion:
             self.final = nn.Sequential()
 
