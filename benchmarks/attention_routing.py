@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,14 +24,14 @@ import torch
 import typer
 from card_tables.routed import dial_table, routed_table
 from cards import RESULTS, store
-from recorded_runs import in_full, places, read_figures
+from recorded_runs import places, read_figures, trained_once
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from moezoo import measure
 from moezoo.eval import evaluate_front
-from moezoo.train import resolve_recipe, train_recipe
+from moezoo.train import resolve_recipe
 from moezoo.viz import FrontPoint, front_figure, save_figure
 
 if TYPE_CHECKING:
@@ -100,19 +99,18 @@ def main(
 
 def one(name: str, variant: str, seed: int, settings: Sequence[str], folder: Path) -> str:
     """Train and test one model, unless it was done; returns a line to print."""
-    run, result = places(folder, name, variant, seed)
-    if figures(folder, name, variant, seed, settings) is not None:
-        return f"{result.stem}: was done"
-    trained = train_recipe(recipe_of(name, variant, seed, settings), run, resume="auto")
-    found = {"recipe": in_full(recipe_of(name, variant, seed, settings)), **figures_of(trained)}
-    if variant == ROUTED:
-        found["dial"] = dial_of(trained)
-    result.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    return (
-        f"{result.stem}: {found['accuracy']:.2%}, {found['flops']['p50'] / 1e6:.2f} MFLOPs an image, "
-        f"{found['seconds']:.0f} s"
-    )
+
+    def kept(trained: TrainedRun) -> dict[str, Any]:
+        return {**figures_of(trained), **({"dial": dial_of(trained)} if variant == ROUTED else {})}
+
+    recipe = recipe_of(name, variant, seed, settings)
+    return trained_once(*places(folder, name, variant, seed), recipe, kept, shown)
+
+
+def shown(figures: Mapping[str, Any]) -> str:
+    """For the line of a run."""
+    flops = figures["flops"]["p50"] / 1e6
+    return f"{figures['accuracy']:.2%}, {flops:.2f} MFLOPs an image, {figures['seconds']:.0f} s"
 
 
 def recipe_of(name: str, variant: str, seed: int, settings: Sequence[str]) -> Recipe:

@@ -21,6 +21,7 @@ from card_tables.clocks import clock_table, fusion_clock_table, step_table, vit_
 from card_tables.compress import compress_table
 from card_tables.configs import config_table
 from card_tables.federated import federated_table
+from card_tables.gpu import layer_table, models_table
 from card_tables.memory import memory_table, reid_memory_table, saved_table
 from card_tables.models import comparison_table, leakage_table, seeds_table, variants_table
 from card_tables.parity import parity_table
@@ -76,11 +77,11 @@ def table(name: str) -> str:
     return f"{KINDS[data['kind']](data)}\n\n{source(data)}"
 
 
-def store(name: str, kind: str, *, folder: Path = RESULTS, **data: Any) -> Path:
-    """Write a result that ``kind`` of table shows, with the machine it was measured on."""
+def store(name: str, kind: str, *, folder: Path = RESULTS, device: Any = "cpu", **data: Any) -> Path:
+    """Write a result that ``kind`` of table shows, with the machine and the device it was measured on."""
     from moezoo.measure.machine import machine
 
-    here = dataclasses.asdict(machine())
+    here = dataclasses.asdict(machine(device))
     here["torch"] = here["torch"].partition("+")[0]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
@@ -121,6 +122,8 @@ KINDS = {
     "clock": clock_table,
     "vit_clock": vit_clock_table,
     "fusion_clock": fusion_clock_table,
+    "layer_gpu": layer_table,
+    "models_gpu": models_table,
     "edf": edf_table,
     "federated": federated_table,
     "nas": nas_table,

@@ -12,8 +12,6 @@ two-sided) over the seeds. Writes ``results/diff_moe_<dataset>.json``.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from card_tables.models import SCORES, variants_table
 from cards import RESULTS, store
-from recorded_runs import in_full, places, read_figures, run_each
+from recorded_runs import places, read_figures, run_each, trained_once, use_one_thread
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -111,21 +109,15 @@ def main(
 
 def one(name: str, variant: str, seed: int, settings: tuple[str, ...], folder: Path) -> str:
     """Train and test one model, unless it was done; returns a line to print."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    use_one_thread()
+    recipe = recipe_of(name, variant, seed, settings)
+    return trained_once(*places(folder, name, variant, seed), recipe, figures_of, shown)
 
-    torch.set_num_threads(1)
-    from moezoo.train import train_recipe
 
-    run, result = places(folder, name, variant, seed)
-    if read(folder, name, variant, seed, settings) is not None:
-        return f"{result.stem}: was done"
-    trained = train_recipe(recipe_of(name, variant, seed, settings), run, resume="auto")
-    figures = {"recipe": in_full(recipe_of(name, variant, seed, settings)), **figures_of(trained)}
-    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    shown = ", ".join(f"{key} {figures[key]:.2%}" for key in SCORES if figures.get(key) is not None)
-    return f"{result.stem}: {shown}, {figures['seconds']:.0f} s"
+def shown(figures: Mapping[str, Any]) -> str:
+    """For the line of a run."""
+    scores = ", ".join(f"{key} {figures[key]:.2%}" for key in SCORES if figures.get(key) is not None)
+    return f"{scores}, {figures['seconds']:.0f} s"
 
 
 def recipe_of(name: str, variant: str, seed: int, settings: Sequence[str]) -> Recipe:

@@ -127,7 +127,7 @@ class Step:
 def timings(model: nn.Module, step: Step, rounds: int, seed: int, console: Console) -> dict[str, Any]:
     """Times of whole steps and of the mixtures alone, by whom they are computed."""
     models = {OURS: model, **{name: computed_by(compute, model) for name, compute in WAYS.items()}}
-    check_equal(models, step, seed)
+    check_equal(models, step)
     console.print("equal: outputs and gradients of all three")
     inputs = {name: seen_by_layers(each, step) for name, each in models.items()}
     found: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def summary(samples: Samples) -> dict[str, dict[str, Any]]:
     return found
 
 
-def check_equal(models: dict[str, nn.Module], step: Step, seed: int) -> None:
+def check_equal(models: dict[str, nn.Module], step: Step) -> None:
     """Raise unless all give the same logits, and the same gradient of the images, dropout left out."""
     reference: list[Tensor] = []
     for name, model in models.items():

@@ -5,12 +5,14 @@
     python benchmarks/moe_layer.py --rebuild moe_layer.json                        # the tables of an earlier run
     python benchmarks/moe_layer.py --paths auto,sorted,loop --peers none           # our own paths
     python benchmarks/moe_layer.py --workloads vits_e8k2 --profile                 # where our time goes
+    python benchmarks/moe_layer.py --device cuda --workloads vitb256_e8k2 --dtypes bfloat16,autocast --compiled
 
 A figure is the median, over the rounds, of a time by the floor's time in the same round. The floors are one dense FFN
-over as many rows as the experts get: eager, and for inference also prepacked, since packed experts are to be compared
-with a packed FFN. Training is a forward and a backward pass with a fixed gradient of the output, the input's gradient
-included. Routing is in every MoE time and in no floor. Libraries that are not installed are shown as absent: the extra
-``bench`` installs those that pip can.
+over as many rows as the experts get: eager, and for inference on a CPU also prepacked, since packed experts are to be
+compared with a packed FFN. Training is a forward and a backward pass with a fixed gradient of the output, the input's
+gradient included. ``autocast`` is float32 weights and tokens with the products in bfloat16. ``--compiled`` adds the
+floor, our first path and transformers' grouped product through ``torch.compile``. Routing is in every MoE time and in
+no floor. Libraries that are not installed are shown as absent: the extra ``bench`` installs those that pip can.
 
 The C allocator matters: by default glibc gives big tensors back to the system at once, and the floor pays for the page
 faults. These settings keep the memory:
@@ -36,9 +38,9 @@ import typer
 from moe_floors import DenseFFN, PackedFFN
 from moe_peers import OTHER_FUNCTION, PEERS
 from moe_profile import profile_table
-from moe_tables import tables
-from moe_timing import Run, allocator, interleave
-from moe_workloads import DEFAULT, DTYPES, NotRun, Problem, Workload, parse_workload, split_names
+from moe_tables import COMPILED, EAGER, PACKED, tables
+from moe_timing import Run, allocator, host_milliseconds, interleave
+from moe_workloads import AUTOCAST, DEFAULT, DTYPES, NotRun, Problem, Workload, parse_workload, split_names
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
@@ -49,16 +51,19 @@ from moezoo.moe import MoELayer, build_native
 from moezoo.moe.paths.packs import packed_bytes
 
 MODES = ("infer", "train")
-EAGER, PACKED = "eager floor", "packed floor"
+FLOORS = (EAGER, PACKED, COMPILED)
+KINDS = (*DTYPES, AUTOCAST)
+COMPILED_PEER = "transformers_grouped"
 Tick = Callable[[float, str], None]
 
 
 def main(
     workloads: Annotated[str, typer.Option(help="<shape>_e<E>k<K>[_skew], comma-separated")] = DEFAULT,
-    dtypes: Annotated[str, typer.Option(help="comma-separated")] = "float32,bfloat16",
+    dtypes: Annotated[str, typer.Option(help="comma-separated, of " + ", ".join(KINDS))] = "float32,bfloat16",
     modes: Annotated[str, typer.Option(help="infer, train or both")] = "infer,train",
     paths: Annotated[str, typer.Option(help="paths of MoELayer, one row each")] = "auto",
     peers: Annotated[str, typer.Option(help="all, none, or names: " + ", ".join(PEERS))] = "all",
+    compiled: Annotated[bool, typer.Option("--compiled", help="time some through torch.compile as well")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds of a cell, instead of --seconds")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="of a cell; five rounds at least")] = 20.0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -80,16 +85,16 @@ def main(
     cells = [
         (work, dtype, mode)
         for work in works
-        for dtype in split_names(dtypes, DTYPES, "--dtypes")
+        for dtype in split_names(dtypes, KINDS, "--dtypes")
         for mode in split_names(modes, MODES, "--modes")
     ]
-    ours = split_names(paths, _paths(), "--paths")
+    ours = split_names(paths, our_paths(), "--paths")
     if "native" in ours:
         build_native()
     others = [] if peers == "none" else list(PEERS) if peers == "all" else split_names(peers, PEERS, "--peers")
     if profile:
         for work, dtype, mode in cells:
-            problem = Problem(work, DTYPES[dtype], where, seed)
+            problem = Problem(work, dtype, where, seed)
             for path in ours:
                 print(f"\n{work.name}, {dtype}, {mode}, path {path}\n")
                 print(profile_table(_ours(problem, path), problem, train=mode == "train", rounds=rounds or 10))
@@ -110,11 +115,10 @@ def main(
             def tick(share: float, what: str, index=index, title=title) -> None:
                 bar.update(task, completed=index + share, description=f"{title}: {what}")
 
-            problem = Problem(work, DTYPES[dtype], where, seed)
-            data["cells"].append(
-                measure_cell(problem, mode, ours, others, rounds=rounds, seconds=seconds, seed=seed, tick=tick)
-            )
-            gc.collect()  # some libraries' modules hold themselves
+            problem = Problem(work, dtype, where, seed)
+            how: Any = {"rounds": rounds, "seconds": seconds, "seed": seed, "tick": tick}
+            data["cells"].append(measure_cell(problem, mode, ours, others, compiled=compiled, **how))
+            forget()
             if json_file is not None:
                 json_file.write_text(json.dumps(data), encoding="utf-8")
     _publish(data, json_file, markdown)
@@ -126,8 +130,10 @@ def measure_cell(
     paths: list[str],
     peers: list[str],
     *,
-    rounds: int | None,
-    seconds: float,
+    compiled: bool = False,
+    busy: bool = False,
+    rounds: int | None = None,
+    seconds: float = 0.0,
     seed: int = 0,
     tick: Tick = lambda share, what: None,
 ) -> dict[str, Any]:
@@ -139,12 +145,15 @@ def measure_cell(
     """
     work, train = problem.workload, mode == "train"
     makers: dict[str, Callable[[], nn.Module]] = {EAGER: lambda: DenseFFN(*problem.ffns()[0])}
-    if not train:
+    if not train and problem.x.device.type == "cpu":
         makers[PACKED] = lambda: PackedFFN(*problem.ffns()[0], rows=work.rows)
     makers |= {f"moezoo {path}": partial(_ours, problem, path) for path in paths}
     if train and paths:
         makers[f"moezoo {paths[0]} with losses"] = partial(_ours, problem, paths[0], losses=True)
     makers |= {name: partial(PEERS[name], problem) for name in peers}
+    if compiled:
+        named = {EAGER: COMPILED} | {name: f"{name} compiled" for name in (f"moezoo {paths[0]}", COMPILED_PEER)}
+        makers |= {new: partial(_compiled, makers[name]) for name, new in named.items() if name in makers}
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
@@ -154,7 +163,7 @@ def measure_cell(
             # Libraries print and log while they are imported and built; standard output is for the tables.
             with contextlib.redirect_stdout(sys.stderr):
                 module = make().to(problem.x.device).train(train)
-                runs[name], rows[name] = _prepare(module, problem, train, floor=name in (EAGER, PACKED))
+                runs[name], rows[name] = _prepare(module, problem, train, floor=name in FLOORS)
         except ImportError as error:
             absent[name] = f"absent ({error.name or 'an import'} is not installed)"
         except Exception as error:  # whatever a library stumbles over is its row's text
@@ -167,11 +176,14 @@ def measure_cell(
         seconds=seconds,
         device=problem.x.device,
         seed=seed,
+        busy=busy,
         tick=lambda share: tick(share, "timing"),
     )
+    if problem.x.is_cuda:
+        for name, run in runs.items():
+            rows[name]["host_ms"] = host_milliseconds(run, problem.x.device)
     shape = dataclasses.asdict(work) | {"tokens": work.tokens, "load": problem.load}
-    kind = str(problem.x.dtype).removeprefix("torch.")
-    return {"workload": shape, "dtype": kind, "mode": mode, "samples": samples, "rows": rows, "absent": absent}
+    return {"workload": shape, "dtype": problem.kind, "mode": mode, "samples": samples, "rows": rows, "absent": absent}
 
 
 def _prepare(module: nn.Module, problem: Problem, train: bool, *, floor: bool) -> tuple[Run, dict[str, Any]]:
@@ -184,7 +196,7 @@ def _prepare(module: nn.Module, problem: Problem, train: bool, *, floor: bool) -
     if not train:
 
         def infer() -> torch.Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), problem.precision():
                 return module(x)
 
         out = infer()
@@ -192,19 +204,25 @@ def _prepare(module: nn.Module, problem: Problem, train: bool, *, floor: bool) -
         run = Run(infer)
     else:
         x = x.clone().requires_grad_()
-        out, facts["saved_bytes"] = saved_for_backward(module, x)
+        with problem.precision():
+            out, facts["saved_bytes"] = saved_for_backward(module, x)
+        grad = grad.to(out.dtype)
 
-        def forget() -> None:
+        def reset() -> None:
             x.grad = None
             module.zero_grad(set_to_none=True)
 
         def step() -> torch.Tensor:
-            out = module(x)
+            with problem.precision():
+                out = module(x)
             out.backward(grad)
             return out
 
+        out = out.detach()  # with its graph it would stay for the peak
         step()
-        run = Run(step, forget)
+        run = Run(step, reset)
+    if x.is_cuda:
+        facts["peak_bytes"] = peak_above(run, x.device)
     if not floor:
         facts |= {"error": problem.relative_error(out), "dropped": problem.dropped_share(out)}
     return run, facts
@@ -226,6 +244,30 @@ def saved_for_backward(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor
     return out, sum(storage.nbytes() for reference in kept.values() if (storage := reference()) is not None)
 
 
+def peak_above(run: Run, device: torch.device) -> int:
+    """The most that a call holds on a GPU above what was there: parameters and input were, gradients were not."""
+    run.prepare()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run.call()
+    peak = torch.cuda.max_memory_allocated(device) - before
+    run.prepare()
+    return peak
+
+
+def forget() -> None:
+    """Free what a cell left: some libraries' modules hold themselves, and compiled code is of one shape each."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _compiled(make: Callable[[], nn.Module]) -> nn.Module:
+    return torch.compile(make(), dynamic=False)
+
+
 def _ours(problem: Problem, path: str, *, losses: bool = False) -> MoELayer:
     work = problem.workload
     with torch.device("meta"):
@@ -243,7 +285,7 @@ def _ours(problem: Problem, path: str, *, losses: bool = False) -> MoELayer:
     return layer
 
 
-def _paths() -> tuple[str, ...]:
+def our_paths() -> tuple[str, ...]:
     """The paths that a layer of MLP experts takes."""
     with torch.device("meta"):
         return ("auto", *MoELayer(8, num_experts=2, hidden_dim=8).experts.paths)

@@ -8,8 +8,8 @@ from typing import Any
 from moe_limits import limit_of
 from moe_timing import paired
 
-EAGER, PACKED, OURS = "eager floor", "packed floor", "moezoo "
-EXACT = {"float32": 1e-4, "bfloat16": 3e-2}
+EAGER, PACKED, COMPILED, OURS = "eager floor", "packed floor", "compiled floor", "moezoo "
+EXACT = {"float32": 1e-4, "bfloat16": 3e-2, "autocast": 3e-2}
 """Largest relative error of an implementation that computes the same function."""
 Cell = Mapping[str, Any]
 
@@ -18,8 +18,16 @@ def tables(data: Mapping[str, Any]) -> str:
     """Everything as Markdown: each cell, ours beside the best exact peer, the limits, the machine."""
     cells = data["cells"]
     parts = [_cell(cell) for cell in cells]
-    parts += ["## Ours over the best exact dropless peer", _peers(cells), "## Limits", _limits(cells), _machine(data)]
+    parts += ["## Ours over the best exact dropless peer", _peers(cells)]
+    if on_cpu(data):  # what the limits are for
+        parts += ["## Limits", _limits(cells)]
+    parts.append(_machine(data))
     return "\n\n".join(part for part in parts if part)
+
+
+def on_cpu(data: Mapping[str, Any]) -> bool:
+    """Whether it was a CPU that was measured."""
+    return data["machine"].get("device", "cpu").startswith("cpu")
 
 
 def exact(cell: Cell, name: str) -> bool:
@@ -28,27 +36,30 @@ def exact(cell: Cell, name: str) -> bool:
     return not row["floor"] and not row["dropped"] and row["error"] <= EXACT[cell["dtype"]]
 
 
-def best_peer(cell: Cell) -> str | None:
-    """The exact dropless peer with the lowest median of time over the eager floor."""
-    names = [name for name in cell["rows"] if not name.startswith(OURS) and exact(cell, name)]
+def best_peer(cell: Cell, *, compiled: bool = False) -> str | None:
+    """The exact dropless peer with the lowest median of time over the eager floor, of the eager or compiled ones."""
+    peers = [name for name in cell["rows"] if not name.startswith(OURS) and exact(cell, name)]
+    names = [name for name in peers if name.endswith(" compiled") == compiled]
     return min(names, key=lambda name: paired(cell["samples"][name], cell["samples"][EAGER]).median, default=None)
 
 
 def _cell(cell: Cell) -> str:
     work, samples, train = cell["workload"], cell["samples"], cell["mode"] == "train"
-    packed = PACKED in samples
+    bases = [base for base in (EAGER, PACKED, COMPILED) if base in samples]
     floor = paired(samples[EAGER], [1.0] * len(samples[EAGER])).median
     title = (
         f"## {work['name']}, {cell['dtype']}, {'training' if train else 'inference'}\n\n{work['tokens']} tokens, "
         f"{work['dim']} x {work['hidden']}, {work['num_experts']} experts, {work['top_k']} per token, fullest expert "
         f"{work['load']:.2f} x the mean; eager floor {floor:.2f} ms"
     )
-    head = ["implementation", "time / eager floor", *(["time / packed floor"] if packed else []), "rounds"]
-    head += ["computes", "relative error", "drops", "saved for backward" if train else "second weights"]
+    head = ["implementation", *(f"time / {base}" for base in bases), "rounds", "computes", "relative error", "drops"]
+    head += ["saved for backward" if train else "second weights"]
+    on_gpu = {"peak_bytes": "peak memory of a call", "host_ms": "host, ms"}
+    head += [title for key, title in on_gpu.items() if key in cell["rows"][EAGER]]
     lines = []
     for name, row in cell["rows"].items():
-        ratios = [paired(samples[name], samples[base]) for base in (EAGER, PACKED) if base in samples]
-        line = [name, *("1" if name == base else str(r) for base, r in zip((EAGER, PACKED), ratios, strict=False))]
+        ratios = [paired(samples[name], samples[base]) for base in bases]
+        line = [name, *("1" if name == base else str(r) for base, r in zip(bases, ratios, strict=True))]
         line += [str(ratios[0].rounds)]
         if row["floor"]:
             line += ["-", "-", "-"]
@@ -57,7 +68,10 @@ def _cell(cell: Cell) -> str:
             dropped = "-" if row["dropped"] is None else f"{row['dropped']:.1%}" if row["dropped"] else "none"
             line += [same, f"{row['error']:.1e}", dropped]
         size = row.get("saved_bytes" if train else "packed_bytes", 0)
-        lines.append([*line, f"{size / 1e6:.1f} MB" if size else "-"])
+        line += [f"{size / 1e6:.1f} MB" if size else "-"]
+        if "peak_bytes" in row:
+            line += [f"{row['peak_bytes'] / 1e6:.1f} MB", f"{row['host_ms']:.2f}"]
+        lines.append(line)
     lines += [[name, why, *[""] * (len(head) - 2)] for name, why in cell["absent"].items()]
     return title + "\n\n" + _table(head, lines)
 
@@ -65,8 +79,8 @@ def _cell(cell: Cell) -> str:
 def _peers(cells: Iterable[Cell]) -> str:
     lines = []
     for cell in cells:
-        peer = best_peer(cell)
         for name in _ours(cell):
+            peer = best_peer(cell, compiled=name.endswith(" compiled"))
             ratio = "-" if peer is None else str(paired(cell["samples"][name], cell["samples"][peer]))
             lines.append([*_names(cell), name, peer or "none was run", ratio])
     return _table(["workload", "dtype", "mode", "ours", "best peer", "ours / peer"], lines)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from rich.console import Console
@@ -14,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 Samples = dict[str, list[float | None]]
 """Milliseconds of each round by implementation; ``None`` where it sat out."""
+SCRATCH_BYTES = 2**30
+"""What is written before each call on a GPU: far more than its cache holds, for as long as some work takes to queue."""
 SLOW, SLOW_ROUNDS = 8.0, 3
 """What takes longer than 8 times the first implementation runs in the first three rounds only."""
 
@@ -46,6 +50,7 @@ def interleave(
     seconds: float,
     device: torch.device,
     seed: int = 0,
+    busy: bool = False,
     tick: Callable[[float], None] = lambda share: None,
 ) -> Samples:
     """Time every run once a round, in an order shuffled anew each round.
@@ -54,16 +59,18 @@ def interleave(
         runs: By name; the first one is what ``SLOW`` compares with. They were called before.
         rounds: How many; ``None`` takes as many as fit into ``seconds``, but five.
         seconds: See ``rounds``.
-        device: Where the work happens; CUDA is timed by events.
+        device: Where the work happens; CUDA is timed by events and begins with a cold cache.
         seed: Of the order.
+        busy: On CUDA the clock starts while the device works, as behind other layers, so that the first launches cost
+            nothing: for work that keeps the device from waiting for launches. Else it starts when the device is idle.
         tick: Called after each round with the share of the work that is done.
     """
     order, shuffle = list(runs), random.Random(seed)
-    first = min(_milliseconds(runs[order[0]], device) for _ in range(3))
+    first = min(_milliseconds(runs[order[0]], device, busy) for _ in range(3))
     slow = set()
     for name, run in runs.items():
         # A second try: one hiccup does not make an implementation slow.
-        if all(_milliseconds(run, device) > SLOW * first for _ in range(2)):
+        if all(_milliseconds(run, device, busy) > SLOW * first for _ in range(2)):
             slow.add(name)
     samples: Samples = {name: [] for name in runs}
     start, done = time.perf_counter(), 0
@@ -71,7 +78,7 @@ def interleave(
         shuffle.shuffle(order)
         for name in order:
             sits_out = name in slow and done >= SLOW_ROUNDS
-            samples[name].append(None if sits_out else _milliseconds(runs[name], device))
+            samples[name].append(None if sits_out else _milliseconds(runs[name], device, busy))
         done += 1
         spent = time.perf_counter() - start
         share = done / rounds if rounds else min(spent / seconds, done / 5)
@@ -122,11 +129,34 @@ def allocator() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(names)}
 
 
-def _milliseconds(run: Run, device: torch.device) -> float:
+def host_milliseconds(run: Run, device: torch.device, *, calls: int = 5) -> float:
+    """The median time until a call returns, whether or not the device is done: near the device's own time the host
+    waits for it, or cannot queue work as fast as it is done."""
+    times = []
+    for _ in range(calls):
+        run.prepare()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter_ns()
+        result = run.call()
+        times.append((time.perf_counter_ns() - began) / 1e6)
+        del result
+    return statistics.median(times)
+
+
+@cache
+def _scratch(device: torch.device) -> torch.Tensor:
+    return torch.empty(SCRATCH_BYTES, dtype=torch.uint8, device=device)
+
+
+def _milliseconds(run: Run, device: torch.device, busy: bool) -> float:
     run.prepare()
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
+        _scratch(device).zero_()
+        if not busy:
+            torch.cuda.synchronize(device)
         start.record()
         result = run.call()
         end.record()

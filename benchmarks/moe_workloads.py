@@ -1,15 +1,18 @@
 """What the MoE layer benchmark computes: shapes by name, weights and tokens that all share, and the truth.
 
 A workload's name is ``<shape>_e<experts>k<experts per token>`` with ``_skew`` for uneven loads, as ``vits_e8k2_skew``.
+A number behind the shape is of images: ``vitb256_e8k2``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import typer
@@ -19,11 +22,12 @@ from torch.nn import functional as F
 SHAPES = {
     "vits": SimpleNamespace(images=8, tokens=197, dim=384, hidden=1536),
     "vitb": SimpleNamespace(images=8, tokens=197, dim=768, hidden=3072),
+    "vitl": SimpleNamespace(images=8, tokens=197, dim=1024, hidden=4096),
     "small": SimpleNamespace(images=1, tokens=197, dim=384, hidden=1536),
     "diffmoe": SimpleNamespace(images=12, tokens=256, dim=512, hidden=2048),
     "tiny": SimpleNamespace(images=2, tokens=12, dim=16, hidden=32),
 }
-"""ViT-S and ViT-B at batch 8, ViT-S at batch 1, a diffusion transformer of 256 tokens, and one to try the script."""
+"""ViT-S, -B and -L at batch 8, ViT-S at batch 1, a diffusion transformer of 256 tokens, and one to try the script."""
 DEFAULT = (
     "vits_e8k2,vits_e8k2_skew,vits_e8k1,vitb_e8k1,vitb_e8k2,small_e8k2,small_e8k1_skew,vits_e32k2,vits_e64k2,"
     "vits_e64k2_skew,diffmoe_e4k2"
@@ -31,7 +35,11 @@ DEFAULT = (
 SKEW = {(8, 2): 3.5, (8, 1): 4.75, (32, 2): 6.0, (64, 2): 7.65}
 """Load of the fullest expert over the mean, by (experts, experts per token)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NAME = re.compile(r"(?P<shape>[a-z]+)_e(?P<experts>\d+)k(?P<top_k>\d+)(?P<skew>_skew)?")
+AUTOCAST = "autocast"
+"""The name of float32 weights and tokens whose products autocast makes in bfloat16."""
+UNDECIDED = 1e-4
+"""Two experts whose logits are closer than this may change places with the rounding of the router's product."""
+NAME = re.compile(r"(?P<shape>[a-z]+)(?P<images>[1-9]\d*)?_e(?P<experts>\d+)k(?P<top_k>\d+)(?P<skew>_skew)?")
 
 
 def split_names(text: str, allowed: Iterable[str], option: str) -> list[str]:
@@ -86,26 +94,37 @@ def parse_workload(name: str) -> Workload:
         raise ValueError(f"{name!r} is not <shape>_e<E>k<K>[_skew] with a shape of {', '.join(SHAPES)} and K <= E")
     shape, E, K = SHAPES[found["shape"]], int(found["experts"]), int(found["top_k"])
     skew = SKEW.get((E, K), min(0.6 * E / K, 6.0)) if found["skew"] else None
-    return Workload(name.strip(), shape.images, shape.tokens, shape.dim, shape.hidden, E, K, skew)
+    images = int(found["images"] or shape.images)
+    return Workload(name.strip(), images, shape.tokens, shape.dim, shape.hidden, E, K, skew)
 
 
 def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """(T, K) weights and experts of softmax top-k in float32 at least; with K > 1 a token's weights sum to one."""
     dtype = torch.promote_types(x_TD.dtype, torch.float32)
-    weight_TK, expert_TK = F.linear(x_TD.to(dtype), router_ED.to(dtype)).softmax(-1).topk(top_k, dim=-1)
+    with torch.autocast(x_TD.device.type, enabled=False):
+        weight_TK, expert_TK = F.linear(x_TD.to(dtype), router_ED.to(dtype)).softmax(-1).topk(top_k, dim=-1)
     return (weight_TK / weight_TK.sum(-1, keepdim=True) if top_k > 1 else weight_TK), expert_TK
 
 
 class Problem:
-    """Tokens and weights of one workload in one type. Implementations hold views of these, not copies."""
+    """Tokens and weights of one workload in one type. Implementations hold views of these, not copies.
 
-    def __init__(self, workload: Workload, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0):
+    Args:
+        workload: What is computed.
+        dtype: A type, or its name, or ``AUTOCAST``.
+        device: Where.
+        seed: Of weights and tokens; other devices give other ones.
+    """
+
+    def __init__(self, workload: Workload, dtype: torch.dtype | str, device: torch.device | str = "cpu", seed: int = 0):
         self.workload = workload
-        generator = torch.Generator().manual_seed(seed)
+        self.kind = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+        dtype = DTYPES["float32" if self.kind == AUTOCAST else self.kind]
+        generator = torch.Generator(device).manual_seed(seed)
         E, D, H = workload.num_experts, workload.dim, workload.hidden
 
         def normal(*shape: int, std: float = 1.0) -> Tensor:
-            return torch.randn(*shape, generator=generator) * std
+            return torch.randn(*shape, generator=generator, device=device) * std
 
         x_TD, router_ED = normal(workload.tokens, D), normal(E, D, std=D**-0.5)
         # A feature that is the same in all tokens makes its column of the router a bias.
@@ -121,6 +140,10 @@ class Problem:
         self.w_out, self.b_out = made(normal(E, D, H, std=H**-0.5)), made(normal(E, D, std=0.1))
         self.grad = made(normal(workload.tokens, D))
         """What the output's gradient is: the loss is the sum of the output times this."""
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """What the forward passes of this problem run under."""
+        return torch.autocast(self.x.device.type, torch.bfloat16) if self.kind == AUTOCAST else nullcontext()
 
     @property
     def images(self) -> Tensor:
@@ -148,9 +171,9 @@ class Problem:
 
     @cached_property
     def truth(self) -> tuple[Tensor, Tensor]:
-        """Float64: (T, D) the layer's output and (T, K, D) each chosen expert's part of it, on the CPU."""
+        """Float64: (T, D) the layer's output and (T, K, D) each chosen expert's part of it."""
         x, router, w_in, b_in, w_out, b_out = (
-            t.detach().double().cpu() for t in (self.x, self.router, self.w_in, self.b_in, self.w_out, self.b_out)
+            t.detach().double() for t in (self.x, self.router, self.w_in, self.b_in, self.w_out, self.b_out)
         )
         weight_TK, expert_TK = route(x, router, self.workload.top_k)
         part_TKD = x.new_zeros(*expert_TK.shape, x.shape[1])
@@ -160,10 +183,21 @@ class Problem:
             part_TKD[token, place] = y * weight_TK[token, place, None]
         return part_TKD.sum(1), part_TKD
 
+    @cached_property
+    def decided(self) -> Tensor:
+        """(T,) whether it is clear to rounding which experts a token gets; the others are not judged."""
+        logits_TE = F.linear(self.x.double(), self.router.double())
+        K = self.workload.top_k
+        if logits_TE.shape[1] == K:
+            return torch.ones_like(logits_TE[:, 0], dtype=torch.bool)
+        best_TK = logits_TE.topk(K + 1).values
+        return best_TK[:, K - 1] - best_TK[:, K] > UNDECIDED
+
     def relative_error(self, out_TD: Tensor) -> float:
         """The largest deviation of ``out_TD`` from the truth over the truth's largest entry."""
         truth_TD, _ = self.truth
-        return ((out_TD.detach().double().cpu() - truth_TD).abs().max() / truth_TD.abs().max()).item()
+        wrong_TD = (out_TD.detach().double() - truth_TD)[self.decided]
+        return (wrong_TD.abs().max() / truth_TD.abs().max()).item()
 
     def dropped_share(self, out_TD: Tensor) -> float:
         """Share of the assignments that ``out_TD`` lacks.
@@ -171,10 +205,10 @@ class Problem:
         Fitted by least squares, token by token, as a weighted sum of the parts, so that other weights of the same
         experts do not count as drops; what has less than a twentieth of its weight is missing.
         """
-        _, part_TKD = self.truth
+        part_TKD = self.truth[1][self.decided]
         gram_TKK = part_TKD @ part_TKD.transpose(1, 2)
-        target_TK = part_TKD @ out_TD.detach().double().cpu().unsqueeze(-1)
-        share_TK = torch.linalg.lstsq(gram_TKK, target_TK).solution
+        target_TK = part_TKD @ out_TD.detach().double()[self.decided].unsqueeze(-1)
+        share_TK, _ = torch.linalg.solve_ex(gram_TKK, target_TK)
         return (share_TK.abs() < 0.05).double().mean().item()
 
 

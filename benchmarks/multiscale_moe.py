@@ -14,8 +14,6 @@ not mixed in. Writes ``results/multiscale_moe_synthetic.json``.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +22,7 @@ import typer
 from card_tables.reid import fusions_table
 from cards import RESULTS, store
 from diff_moe import paired_p
-from recorded_runs import in_full, places, read_figures, run_each
+from recorded_runs import places, read_figures, run_each, trained_once, use_one_thread
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -72,21 +70,14 @@ def main(
 
 def one(variant: str, seed: int, settings: tuple[str, ...], folder: Path) -> str:
     """Train and test one model, unless it was done; returns a line to print."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    use_one_thread()
+    return trained_once(*places(folder, NAME, variant, seed), recipe_of(variant, seed, settings), figures_of, shown)
 
-    torch.set_num_threads(1)
-    from moezoo.train import train_recipe
 
-    run, result = places(folder, NAME, variant, seed)
-    if read(variant, seed, settings, folder) is not None:
-        return f"{result.stem}: was done"
-    recipe = recipe_of(variant, seed, settings)
-    figures = {"recipe": in_full(recipe), **figures_of(train_recipe(recipe, run, resume="auto"))}
-    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    shown = ", ".join(f"{key} {figures[key]:.2%}" for key in ("mAP", "r1", "val_mAP"))
-    return f"{result.stem}: {shown}, {figures['seconds']:.0f} s"
+def shown(figures: Mapping[str, Any]) -> str:
+    """For the line of a run."""
+    scores = ", ".join(f"{key} {figures[key]:.2%}" for key in ("mAP", "r1", "val_mAP"))
+    return f"{scores}, {figures['seconds']:.0f} s"
 
 
 def recipe_of(variant: str, seed: int, settings: Sequence[str]) -> Recipe:

@@ -18,16 +18,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from card_tables.reid import gate_table
 from cards import RESULTS, store
-from recorded_runs import in_full, places, read_figures, run_each
+from recorded_runs import places, read_figures, run_each, trained_once, use_one_thread
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -95,23 +93,19 @@ def main(
 
 def one(name: str, seed: int, settings: tuple[str, ...], folder: Path) -> str:
     """Train one model, unless it was done, and look at its gates; returns a line to print."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    use_one_thread()
+    return trained_once(*places(folder, "gate", name, seed), recipe_of(name, seed, settings), figures_of, shown)
 
-    torch.set_num_threads(1)
-    from moezoo.train import train_recipe
 
-    run, result = places(folder, "gate", name.replace(" ", "_"), seed)
-    if read(name, seed, settings, folder) is not None:
-        return f"{result.stem}: was done"
-    recipe = recipe_of(name, seed, settings)
-    trained = train_recipe(recipe, run, resume="auto")
-    report = trained.result.test.reid
-    figures = {"recipe": in_full(recipe), "mAP": report.mAP, "weights": weights_of(trained.model, trained.splits)}
-    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    shown = ", ".join(f"{column} {weight:.2f}" for column, weight in figures["weights"].items())
-    return f"{result.stem}: mAP {report.mAP:.2%}, {shown}"
+def figures_of(trained: Any) -> dict[str, Any]:
+    """What one run is looked at for."""
+    return {"mAP": trained.result.test.reid.mAP, "weights": weights_of(trained.model, trained.splits)}
+
+
+def shown(figures: Mapping[str, Any]) -> str:
+    """For the line of a run."""
+    weights = ", ".join(f"{column} {weight:.2f}" for column, weight in figures["weights"].items())
+    return f"mAP {figures['mAP']:.2%}, {weights}"
 
 
 def recipe_of(name: str, seed: int, settings: Sequence[str]) -> Recipe:
@@ -134,7 +128,7 @@ def recipe_of(name: str, seed: int, settings: Sequence[str]) -> Recipe:
 
 def read(name: str, seed: int, settings: Sequence[str], folder: Path) -> dict[str, Any] | None:
     """The figures of a run that is done, ``None`` if it is not; raises ``SystemExit`` if it was of another recipe."""
-    return read_figures(places(folder, "gate", name.replace(" ", "_"), seed)[1], recipe_of(name, seed, settings))
+    return read_figures(places(folder, "gate", name, seed)[1], recipe_of(name, seed, settings))
 
 
 def weights_of(model: Any, splits: Any) -> dict[str, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -38,6 +40,42 @@ def read_figures(path: Path, recipe: Recipe) -> dict[str, Any] | None:
     if found.get("recipe") != in_full(recipe):
         raise SystemExit(f"{path} was made by another recipe: remove it, or take another --folder")
     return found
+
+
+def trained_once(
+    run: Path,
+    result: Path,
+    recipe: Recipe,
+    figures_of: Callable[[Any], dict[str, Any]],
+    say: Callable[[dict[str, Any]], str],
+) -> str:
+    """Train and test a model, unless that was done, and keep its figures.
+
+    Args:
+        run, result: Its :func:`places`.
+        recipe: How it is trained.
+        figures_of: What is kept of a ``TrainedRun``, besides the recipe.
+        say: The figures in a few words.
+
+    Returns:
+        A line to print.
+    """
+    from moezoo.train import train_recipe
+
+    if read_figures(result, recipe) is not None:
+        return f"{result.stem}: was done"
+    figures = {"recipe": in_full(recipe), **figures_of(train_recipe(recipe, run, resume="auto"))}
+    result.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    return f"{result.stem}: {say(figures)}"
+
+
+def use_one_thread() -> None:
+    """So that trainings beside each other, a process each, do not get in each other's way."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def run_each(one: Callable[..., str], wanted: Sequence[tuple[Any, ...]], jobs: int, console: Console) -> None:

@@ -63,11 +63,13 @@ def fusion_clock_table(data: dict[str, Any]) -> str:
         return f"{row[f'by_{other}']:.2f} x ({row[f'by_{other}_low']:.2f} to {row[f'by_{other}_high']:.2f})"
 
     head = [f"samples, {data['rounds']} rounds", "MoE, ms", "over the MLP's time", "over attention's time"]
+    head += ["over the time of attention of equal parameters", "a bare read of its weights, ms"]
     skipping = ("top 1", "threshold")
     head += [f"{name}: FLOPs over MoE's, time over MoE's" for name in skipping]
     rows = []
     for batch, each in data["batches"].items():
         moe = each["moe"]
         saved = [f"{each[n]['flops'] / moe['flops']:.2f} x, {each[n]['ms'] / moe['ms']:.2f} x" for n in skipping]
-        rows.append([batch, f"{moe['ms']:.2f}", over(moe, "mlp"), over(moe, "attention"), *saved])
+        ratios = [over(moe, other) for other in ("mlp", "attention", "wide_attention")]
+        rows.append([batch, f"{moe['ms']:.2f}", *ratios, f"{each['read']['ms']:.2f}", *saved])
     return markdown(head, rows, right=len(head) - 1)
