@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moezoo.altered.rounding import LARGEST, plain
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 def product(x: Tensor, values_HD: Tensor, scale_H: Tensor, bias: Tensor | None, *, whole: bool) -> Tensor:

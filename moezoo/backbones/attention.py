@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.errors import MoeZooError
-from moezoo.moe.types import recomputing
+from moezoo.moe.tracing import recomputing
 
 Grid = tuple[int, int]
 

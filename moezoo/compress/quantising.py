@@ -13,7 +13,7 @@ from moezoo.errors import ConfigError, NonFiniteError
 from moezoo.hub.state import shown, unwrapped
 from moezoo.moe.checks import check_choice
 from moezoo.moe.paths.packs import repack
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 M = TypeVar("M", bound=nn.Module)
 

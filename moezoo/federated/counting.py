@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 
 class TokenCount:

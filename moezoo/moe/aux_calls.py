@@ -14,7 +14,8 @@ from moezoo.moe.arguments import check_arguments
 from moezoo.moe.attach import Switch, attach_loss
 from moezoo.moe.checks import check_choice, check_positive
 from moezoo.moe.losses import AUX_LOSSES, OUTPUT_LOSSES
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 Outputs = Callable[[], Tensor]
 MODES = ("collected", "attached")

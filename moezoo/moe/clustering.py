@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 STARTS = 4
 ROUNDS = 20

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 class FiniteCheck:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import moezoo.moe.paths.grouped_mm  # noqa: F401  (registers moezoo's operators)
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 def grouped_mm_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, out_val: Tensor, **__: Any) -> int:

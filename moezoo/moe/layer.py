@@ -18,7 +18,8 @@ from moezoo.moe.experts import SharedExperts, Sources, build_experts
 from moezoo.moe.experts.sources import own_sources
 from moezoo.moe.fits import check_router_fits
 from moezoo.moe.routers import build_router
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 
 class MoELayer(nn.Module):

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from moezoo.errors import MoeZooError
 from moezoo.moe.layer import MoELayer
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 
 @dataclass(frozen=True)

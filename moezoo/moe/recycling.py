@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moezoo.moe.clustering import balanced_clusters
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 from moezoo.moe.upcycling import DenseWeights, ExpertInit, unit_importance
 
 CLUSTERS = 32

@@ -16,7 +16,8 @@ from moezoo.eval.routing import LayerLoad, layer_load
 from moezoo.measure.image_cost import ImageCost, split_layers
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.routers.score_threshold import ScoreThresholdRouter
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 from moezoo.train.result import EpochMetrics
 
 COLLAPSED = 0.5

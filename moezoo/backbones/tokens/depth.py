@@ -27,7 +27,7 @@ from moezoo.moe.experts.zero_computation import CopyExpert
 from moezoo.moe.flops import FLOP_FORMULAS
 from moezoo.moe.layer import MoELayer
 from moezoo.moe.routers.split import num_chosen
-from moezoo.moe.types import has_values, recomputing
+from moezoo.moe.tracing import has_values, recomputing
 
 
 class OwnBlock(OwnModule):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moezoo.backbones.mlps import DenseMLP
 from moezoo.moe.clustering import balanced_clusters
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 from moezoo.moe.upcycling import DenseWeights, unit_importance
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moezoo.errors import InputError
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 def check_text(ids: Tensor, mask: Tensor | None, *, batch: int | None, vocab_size: int, max_len: int) -> None:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from moezoo.errors import ConfigError, InputError
 from moezoo.moe.checks import check_positive
 from moezoo.moe.routers.per_image import PerImageRouter
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 
 class SuperClassLoss:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moezoo.moe import kernels
-from moezoo.moe.types import differentiates_again
+from moezoo.moe.tracing import differentiates_again
 
 
 class Bags(NamedTuple):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from moezoo.moe.checks import check_int
 from moezoo.moe.dispatch.plan import STATIC_PATHS, Plan
 from moezoo.moe.experts.sources import Sources, rows_from
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 
 class Experts(nn.Module, ABC):

@@ -15,7 +15,7 @@ from moezoo.moe.dispatch.plan import AssignmentPlan, Plan
 from moezoo.moe.experts.base import Experts
 from moezoo.moe.experts.by_expert import PATHS, linear_by_expert
 from moezoo.moe.experts.stacked import init_linear_
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 class ConvExperts(Experts):

@@ -20,7 +20,8 @@ from moezoo.moe.paths.packs import KeepsPacks, PackCache, Stacks
 from moezoo.moe.paths.products import inferred, pays, product
 from moezoo.moe.paths.stack import compute_dtype
 from moezoo.moe.paths.static import without_dropped
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 MANY = 2**15
 """Hidden units that an expert computes from which one expert after the other, whose rows then stay in the cache, is

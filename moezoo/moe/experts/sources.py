@@ -11,7 +11,7 @@ from torch import Tensor
 from moezoo.errors import InputError
 from moezoo.moe.dispatch.base import Plan
 from moezoo.moe.dispatch.plan import AssignmentPlan, EverythingPlan
-from moezoo.moe.types import flattened
+from moezoo.moe.tracing import flattened
 
 if TYPE_CHECKING:
     from moezoo.moe.experts.base import Experts

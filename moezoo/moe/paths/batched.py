@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moezoo.moe.dispatch.base import Plan
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
-from moezoo.moe.types import flattened
+from moezoo.moe.tracing import flattened
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from moezoo.moe.paths import native, packed, triton
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 FEW = 8
 """Rows an expert up to which a call for each costs more than its products do."""

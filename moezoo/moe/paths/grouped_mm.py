@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 def grouped_mm(x_ND: Tensor, weight_EDH: Tensor, offsets_E: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from moezoo.moe.dispatch.plan import Plan
 from moezoo.moe.paths.stack import MLPStack
-from moezoo.moe.types import has_values
+from moezoo.moe.tracing import has_values
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:

@@ -19,7 +19,7 @@ from moezoo.moe.paths import grouped
 from moezoo.moe.paths.grouped_mm import ALIGNED, aligned
 from moezoo.moe.paths.loop import gradients
 from moezoo.moe.paths.stack import MLPStack, compute_dtype
-from moezoo.moe.types import differentiates_again
+from moezoo.moe.tracing import differentiates_again
 
 
 def run(x_ND: Tensor, plan: Plan, mlp: MLPStack) -> Tensor:

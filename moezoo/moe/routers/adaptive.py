@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from moezoo.moe.routers.base import Router
-from moezoo.moe.types import Routing, recomputing
+from moezoo.moe.tracing import recomputing
+from moezoo.moe.types import Routing
 
 
 class AdaptiveRouter(Router):

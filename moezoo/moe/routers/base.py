@@ -16,7 +16,8 @@ from moezoo.moe.dispatch.capacity_rules import CapacityRule, check_rule, takes_f
 from moezoo.moe.finite import FiniteCheck
 from moezoo.moe.precision import without_autocast
 from moezoo.moe.ranks import Ranks
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 _NOT_FINITE = (
     "the router's logits are not finite: the input of the MoE layer holds NaN or infinity (check the batch and the "

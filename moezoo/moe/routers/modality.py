@@ -11,7 +11,8 @@ from moezoo.errors import ConfigError, InputError
 from moezoo.moe.checks import check_int
 from moezoo.moe.routers.base import Router
 from moezoo.moe.routers.fixed import fixed_routing
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 
 class ModalityRouter(Router):

@@ -13,7 +13,8 @@ from moezoo.errors import ConfigError, InputError
 from moezoo.moe.checks import check_choice, check_positive, check_probability
 from moezoo.moe.routers.base import linear_weight
 from moezoo.moe.routers.split import SplitRouter, best_tokens, by_sample
-from moezoo.moe.types import Routing, has_values
+from moezoo.moe.tracing import has_values
+from moezoo.moe.types import Routing
 
 MODES = ("learnable_threshold", "sigmoid_gate", "gumbel", "top_fraction")
 
