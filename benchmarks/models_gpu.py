@@ -25,7 +25,7 @@ import typer
 from budgeted import within
 from card_tables.gpu import models_table
 from cards import RESULTS, store
-from moe_timing import Run, interleave, paired
+from moe_timing import Run, interleave, paired, peak_above
 from rich.console import Console
 from torch import nn
 
@@ -224,15 +224,8 @@ def timed(ours: Run, twin: Run, device: torch.device, batch: int, rounds: int, s
 
 def peak_gib(model: nn.Module, run: Run, device: torch.device) -> float:
     """The most that a step needs, with the weights and the optimizer's state."""
-    run.prepare()
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run.call()
-    above = torch.cuda.max_memory_allocated(device) - before
-    run.prepare()
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    return (above + 3 * weights) / 2**30  # AdamW keeps two numbers of each
+    return (peak_above(run, device) + 3 * weights) / 2**30  # AdamW keeps two numbers of each
 
 
 def _text(error: Exception) -> str:

@@ -39,7 +39,7 @@ from moe_floors import DenseFFN, PackedFFN
 from moe_peers import OTHER_FUNCTION, PEERS
 from moe_profile import profile_table
 from moe_tables import COMPILED, EAGER, PACKED, tables
-from moe_timing import Run, allocator, host_milliseconds, interleave
+from moe_timing import Run, allocator, host_milliseconds, interleave, peak_above
 from moe_workloads import AUTOCAST, DEFAULT, DTYPES, NotRun, Problem, Workload, parse_workload, split_names
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -242,18 +242,6 @@ def saved_for_backward(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = module(x)
     return out, sum(storage.nbytes() for reference in kept.values() if (storage := reference()) is not None)
-
-
-def peak_above(run: Run, device: torch.device) -> int:
-    """The most that a call holds on a GPU above what was there: parameters and input were, gradients were not."""
-    run.prepare()
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run.call()
-    peak = torch.cuda.max_memory_allocated(device) - before
-    run.prepare()
-    return peak
 
 
 def forget() -> None:

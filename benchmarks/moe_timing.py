@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import statistics
@@ -121,6 +122,18 @@ def bootstrap_median(values: Sequence[float], *, level: float = 0.9, resamples: 
     medians = sample[draws].quantile(0.5, dim=1)
     low, high = medians.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Ratio(sample.quantile(0.5).item(), low, high, len(sample))
+
+
+def peak_above(run: Run, device: torch.device) -> int:
+    """The most that a call holds on a GPU above what was there: parameters and input were, gradients were not."""
+    run.prepare()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run.call()
+    peak = torch.cuda.max_memory_allocated(device) - before
+    run.prepare()
+    return peak
 
 
 def allocator() -> dict[str, str]:
